@@ -1,0 +1,235 @@
+/**
+ * What the parts of the speaker say to each other, and what the speaker says to its owner.
+ *
+ * Configuration (`SpeakerConfig`) is a desired set of plain data: two configs compare by value, so a change touches only
+ * what changed. `RibPeer` is what the RIB must know of one established session; `RibPort` is the RIB as sessions see it.
+ * Routes leave the speaker as batches of `RouteUpdate`; nobody outside sees attributes, slots or octets.
+ */
+
+import type { Family, Ip, Prefix } from '../lib/ip.ts'
+
+// -------------------------------------------------------------------------------------------------- configuration
+
+/** How a peer came to be configured; the word `node status` prints. */
+export type PeerOrigin = 'node-to-node mesh' | 'global' | 'node specific' | 'local workload' | 'dynamic'
+
+export type NextHopMode = 'auto' | 'self' | 'keep'
+
+/** `full`: restarting and helping; `helper`: keep a restarting peer's routes, do not ask for it; `off`. */
+export type GracefulRestartMode = 'full' | 'helper' | 'off'
+
+export interface PeerConfig {
+  /** Stable identity: `address[%zone][:port]`. Same key, same session. */
+  readonly key: string
+  /** For people: node name, BGPPeer name or description. */
+  readonly name: string
+  readonly origin: PeerOrigin
+  readonly address: Ip
+  readonly zone?: string
+  readonly port: number
+  readonly remoteAs: number
+  readonly localAs: number
+  /** We reflect for this peer (RFC 4456). Only iBGP. */
+  readonly client: boolean
+  readonly families: readonly Family[]
+  readonly source?: Ip
+  readonly passive: boolean
+  readonly password?: string
+  /** A password is configured but cannot be had: the session stays down with cause `password-missing`. */
+  readonly passwordMissing?: string
+  /** GTSM: hops allowed (1: directly connected). */
+  readonly ttlSecurity?: number
+  readonly holdSeconds: number
+  readonly keepaliveSeconds?: number
+  readonly connectRetrySeconds: number
+  readonly gracefulRestart: GracefulRestartMode
+  readonly restartSeconds: number
+  readonly nextHopMode: NextHopMode
+  readonly allowOwnAs: number
+  readonly addPath: boolean
+  readonly importPolicy: Policy
+  readonly exportPolicy: Policy
+  readonly maxPrefix?: {
+    readonly limit: number
+    readonly action: 'warn' | 'block' | 'reset'
+    readonly restartMinutes?: number
+  }
+}
+
+export interface SpeakerConfig {
+  /** Non-zero 32-bit identifier, written as an address. */
+  readonly routerId: Ip
+  readonly localAs: number
+  /** Cluster identifier as a reflector; default the router id. */
+  readonly clusterId?: Ip
+  /** Empty: do not listen. */
+  readonly listen: readonly { readonly ip: Ip; readonly port: number }[]
+  readonly peers: readonly PeerConfig[]
+  readonly originate: readonly Origination[]
+  /** Own addresses: a route whose next hop is one of them is refused; also the source of IPv6 next hops over IPv4. */
+  readonly addresses: readonly { readonly ip: Ip; readonly length: number }[]
+}
+
+/** A route of our own. */
+export interface Origination {
+  readonly prefix: Prefix
+  /** LOCAL_PREF towards iBGP. */
+  readonly localPref?: number
+  readonly med?: number
+  /** `aa:nn` as one 32-bit number each. */
+  readonly communities?: readonly number[]
+  readonly largeCommunities?: readonly (readonly [number, number, number])[]
+  /** For policies and views: `block`, `address`, `service`, `static`. */
+  readonly tag: string
+}
+
+// ---------------------------------------------------------------------------------------------------------- policy
+
+/** Prefixes a rule speaks of: `prefix` with lengths `min..max` inside it (default: exactly the prefix). */
+export interface PrefixMatch {
+  readonly prefix: Prefix
+  readonly min?: number
+  readonly max?: number
+}
+
+/** Where the path was learned, as policies see it. */
+export type PathSource = 'local' | 'ebgp' | 'ibgp'
+
+/** All fields given must hold. */
+export interface PolicyMatch {
+  readonly prefixes?: readonly PrefixMatch[]
+  readonly notPrefixes?: readonly PrefixMatch[]
+  readonly source?: readonly PathSource[]
+  readonly peerType?: 'ebgp' | 'ibgp'
+  /** Origination tags. */
+  readonly tags?: readonly string[]
+  readonly communities?: readonly number[]
+  readonly largeCommunities?: readonly (readonly [number, number, number])[]
+  readonly asPathPrefix?: readonly number[]
+  /** Kernel metric or `2147483647 - LOCAL_PREF`, as Calico's BGPFilter `priority`. */
+  readonly priority?: number
+}
+
+export interface PolicySet {
+  readonly localPref?: number
+  readonly med?: number
+  readonly addCommunities?: readonly number[]
+  readonly addLargeCommunities?: readonly (readonly [number, number, number])[]
+  readonly prependAsPath?: readonly number[]
+  readonly nextHop?: 'self' | 'keep'
+}
+
+/** `next`: apply `set` and go on with the rule after it. */
+export interface PolicyRule {
+  /** Shown by `explain` when this rule decided. */
+  readonly name: string
+  readonly match: PolicyMatch
+  readonly set?: PolicySet
+  readonly action: 'accept' | 'reject' | 'next'
+}
+
+/** First match decides. Plain data, so that two policies compare by value. */
+export interface Policy {
+  readonly rules: readonly PolicyRule[]
+  readonly otherwise: 'accept' | 'reject'
+}
+
+export const acceptAll: Policy = { rules: [], otherwise: 'accept' }
+export const rejectAll: Policy = { rules: [], otherwise: 'reject' }
+
+// ------------------------------------------------------------------------------------------------- sessions and RIB
+
+/** What the RIB must know of an established session. `slot` is a small integer, unique while in use. */
+export interface RibPeer {
+  readonly slot: number
+  readonly key: string
+  readonly name: string
+  readonly address: Ip
+  /** Their BGP identifier, unsigned. */
+  readonly identifier: number
+  readonly remoteAs: number
+  readonly localAs: number
+  readonly kind: 'ebgp' | 'ibgp' | 'client'
+  readonly families: readonly Family[]
+  readonly as4: boolean
+  readonly addPathIn: readonly Family[]
+  readonly addPathOut: readonly Family[]
+  readonly maxMessageOctets: 4096 | 65535
+  /** RFC 8950 negotiated: IPv4 routes may have IPv6 next hops. */
+  readonly extendedNextHop: boolean
+  /** Our address to announce as next hop, per family; absent: routes of that family cannot be announced. */
+  readonly self4?: Ip
+  readonly self6?: Ip
+  /** Prefixes of the link shared with the peer: third-party next hops on it are kept, others need multihop. */
+  readonly sharedSubnets: readonly Prefix[]
+  readonly nextHopMode: NextHopMode
+  readonly allowOwnAs: number
+  readonly importPolicy: Policy
+  readonly exportPolicy: Policy
+}
+
+/** What became of one received UPDATE (RFC 7606): the strongest reaction, and what the session must know. */
+export interface Receipt {
+  /** Set only when the session must be reset: NOTIFICATION code, subcode and data. */
+  readonly reset?: { readonly code: number; readonly subcode: number; readonly data: Uint8Array; readonly why: string }
+  /** Errors tolerated in this message, for counters and the log. */
+  readonly faults: readonly {
+    readonly reaction: 'withdraw' | 'discard'
+    readonly attribute: number
+    readonly why: string
+  }[]
+  /** The message was the End-of-RIB marker of this family. */
+  readonly endOfRib?: Family
+}
+
+/** One change of a best route, for the kernel side. No next hops: the prefix has no usable route any more. */
+export interface RouteUpdate {
+  readonly prefix: Prefix
+  /** Next hops of the best path, or of all equal ones (ECMP), in address order. */
+  readonly nextHops: readonly Ip[]
+  /** LOCAL_PREF of the best path, from which Calico derives the kernel metric. */
+  readonly localPref: number
+  readonly source: PathSource
+  /** Kept over the peer's restart. */
+  readonly stale: boolean
+}
+
+export interface PrefixCounts {
+  readonly received: number
+  readonly accepted: number
+  readonly advertised: number
+  readonly stale: number
+}
+
+/** The RIB as the speaker drives it. Everything is synchronous; `step` is the only call that may take its time slice. */
+export interface RibPort {
+  addPeer(peer: RibPeer): void
+  /** Same slot and families, other policy or knobs: re-decides from what was received, no new session needed. */
+  changePeer(peer: RibPeer): void
+  /** The session is gone and its routes with it. */
+  removePeer(slot: number): void
+  /** The session is gone (or restarting) and its routes of these families stay, marked stale. */
+  keepStale(slot: number, families: readonly Family[]): void
+  /** Removes what is still stale of this family. */
+  sweepStale(slot: number, family: Family): void
+  /** The body of one UPDATE: octets `start..end` of `bytes`, which are not kept. */
+  receive(slot: number, bytes: Uint8Array, start: number, end: number): Receipt
+  /** The peer asked for everything again (RFC 2918). */
+  refresh(slot: number, family: Family): void
+  originate(wanted: readonly Origination[]): void
+  /** While deferred (RFC 4724 restarting side), learned routes of the family are not selected and no End-of-RIB leaves; own ones are announced at once. */
+  deferSelection(family: Family, deferred: boolean): void
+  /** Which next hops can be reached; unknown ones count as reachable until told. */
+  nextHopReachable(ip: Ip, reachable: boolean): void
+  /** Works for at most `budgetMs`: decides, fills the update groups. True: more to do. */
+  step(budgetMs: number): boolean
+  /** Best-route changes since the last call, each prefix once. */
+  takeUpdates(): RouteUpdate[]
+  /** Octets to send to this peer next: at most `maxOctets`, whole messages; empty: nothing now. Immutable once returned. */
+  take(slot: number, maxOctets: number): Uint8Array[]
+  /** True when `take` would return something. */
+  hasOutput(slot: number): boolean
+  /** Called when `step` or `take` has something to do after being idle. */
+  onWork: (() => void) | undefined
+  counts(slot: number, family: Family): PrefixCounts
+}
