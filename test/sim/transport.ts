@@ -1,0 +1,632 @@
+/**
+ * A network in memory: the simulated twin of `platform/tcp.ts`.
+ *
+ * `SimNetwork` joins hosts by address. Each host is a `Transport`; what is dialled from one host to an address of
+ * another behaves as TCP does, on the clock it was given: handshake in one round trip, octets in order, cut at random
+ * boundaries, a bounded window so that a reader who pauses slows the writer down, FIN, RST, and silence where real
+ * networks are silent (a lost link, a wrong MD5 key, a TTL too low). Per direction a path may be cut, delayed or slow; a
+ * cut holds what is in flight and delivers it after `heal`, as retransmission would. `crash` takes a host away without
+ * a word: its peers notice when they next hear a RST, or by their own timers (half-open).
+ *
+ * To find misuse it hands out chunks that are overwritten once the callee returns, and it copies what `write` was given
+ * only when the window takes it.
+ */
+
+import { CodedError } from '../../src/lib/errors.ts'
+import { Ip, type Prefix } from '../../src/lib/ip.ts'
+import type {
+  Clock,
+  CloseReason,
+  Conn,
+  ConnEvents,
+  DialOptions,
+  Endpoint,
+  Listener,
+  Random,
+  Stop,
+  Timer,
+  Transport,
+} from '../../src/lib/ports.ts'
+
+export interface SimNetworkOptions {
+  readonly latencyMs?: number
+  /** Octets in flight or unread per direction. */
+  readonly windowBytes?: number
+  /** Largest chunk delivered at once. */
+  readonly chunkBytes?: number
+}
+
+interface Path {
+  up: boolean
+  latencyMs: number
+  /** Octets per millisecond; undefined: as fast as the window. */
+  bytesPerMs: number | undefined
+  /** Routers on the way: what TTL loses. */
+  hops: number
+  /** What waits for `heal`, in order. */
+  held: (() => void)[]
+  /** No delivery before this: TCP keeps order though latency changes. */
+  busyUntil: number
+}
+
+type Accept = Parameters<Transport['listen']>[1]
+
+interface Listening {
+  readonly at: Endpoint
+  readonly accept: Accept
+  readonly keys: Map<string, { peer: Prefix; key: string }>
+}
+
+const systemTtl = 64
+const listenerTtl = 255
+const writeFullBytes = 64 * 1024
+/** When a SYN is sent again, from the first; then Linux gives up. */
+const synAtMs = [0, 1000, 3000, 7000, 15_000, 31_000, 63_000]
+const synGiveUpMs = 127_000
+/** A neighbour that does not answer ARP. */
+const arpGiveUpMs = 3000
+
+export class SimNetwork {
+  readonly clock: Clock
+  readonly random: Random
+  readonly windowBytes: number
+  readonly chunkBytes: number
+  readonly #latencyMs: number
+  readonly #hosts = new Map<string, SimHost>()
+  readonly #paths = new Map<string, Path>()
+
+  constructor(deps: { clock: Clock; random: Random }, options: SimNetworkOptions = {}) {
+    this.clock = deps.clock
+    this.random = deps.random
+    this.#latencyMs = options.latencyMs ?? 1
+    this.windowBytes = options.windowBytes ?? 64 * 1024
+    this.chunkBytes = options.chunkBytes ?? 16 * 1024
+  }
+
+  /** Adds a host with these addresses. Its name is what the fault calls below take. */
+  host(name: string, addresses: readonly (Ip | string)[]): SimHost {
+    const host = new SimHost(this, name, addresses)
+    this.#hosts.set(name, host)
+    return host
+  }
+
+  /** Nothing passes from a to b, nor back unless `oneWay`. Connections stay; what they send waits. */
+  cut(a: string, b: string, oneWay = false): void {
+    this.path(a, b).up = false
+    if (!oneWay) this.path(b, a).up = false
+  }
+
+  /** The opposite of `cut`: what waited arrives. */
+  heal(a: string, b: string): void {
+    for (const path of [this.path(a, b), this.path(b, a)]) {
+      path.up = true
+      const held = path.held.splice(0)
+      for (const deliver of held) this.clock.after(path.latencyMs, deliver)
+      path.busyUntil = this.clock.now() + path.latencyMs
+    }
+  }
+
+  /** Both directions between two hosts. */
+  shape(a: string, b: string, to: { latencyMs?: number; bytesPerMs?: number; hops?: number }): void {
+    for (const path of [this.path(a, b), this.path(b, a)]) {
+      path.latencyMs = to.latencyMs ?? path.latencyMs
+      path.bytesPerMs = to.bytesPerMs ?? path.bytesPerMs
+      path.hops = to.hops ?? path.hops
+    }
+  }
+
+  path(from: string, to: string): Path {
+    const key = `${from} ${to}`
+    let path = this.#paths.get(key)
+    if (!path) {
+      path = { up: true, latencyMs: this.#latencyMs, bytesPerMs: undefined, hops: 0, held: [], busyUntil: 0 }
+      this.#paths.set(key, path)
+    }
+    return path
+  }
+
+  holder(ip: Ip): SimHost | undefined {
+    for (const host of this.#hosts.values()) if (host.up && host.has(ip)) return host
+    return undefined
+  }
+
+  /** Carries one packet: later, in order, or when the path is healed. */
+  carry(from: string, to: string, octets: number, deliver: () => void): void {
+    const path = this.path(from, to)
+    const arrive = (): void => {
+      if (path.up) deliver()
+      else path.held.push(arrive)
+    }
+    if (!path.up) {
+      path.held.push(arrive)
+      return
+    }
+    const now = this.clock.now()
+    const spent = path.bytesPerMs === undefined ? 0 : octets / path.bytesPerMs
+    const at = Math.max(now + path.latencyMs, path.busyUntil) + spent
+    path.busyUntil = at
+    this.clock.after(at - now, arrive)
+  }
+}
+
+export class SimHost implements Transport {
+  readonly name: string
+  up = true
+  /** Rises with each death of the process: what began before it is never heard of again. */
+  generation = 0
+  readonly #network: SimNetwork
+  readonly #addresses = new Map<string, Ip>()
+  readonly #listening = new Map<string, Listening>()
+  readonly #refused = new Set<number>()
+  readonly #taken = new Map<number, string>()
+  readonly #ends = new Map<string, End>()
+  #nextPort = 32_768
+
+  constructor(network: SimNetwork, name: string, addresses: readonly (Ip | string)[]) {
+    this.#network = network
+    this.name = name
+    for (const one of addresses) this.addAddress(one)
+  }
+
+  addAddress(ip: Ip | string): void {
+    const value = typeof ip === 'string' ? Ip.of(ip) : ip
+    this.#addresses.set(value.key, value)
+  }
+
+  removeAddress(ip: Ip | string): void {
+    this.#addresses.delete(ip.toString())
+  }
+
+  has(ip: Ip): boolean {
+    return this.#addresses.has(ip.key)
+  }
+
+  /** SYNs to this port are answered with RST though somebody may listen. */
+  refusePort(port: number, refuse = true): void {
+    if (refuse) this.#refused.add(port)
+    else this.#refused.delete(port)
+  }
+
+  /** Another process holds this port: `listen` fails and names it. */
+  takePort(port: number, holder: string | undefined): void {
+    if (holder === undefined) this.#taken.delete(port)
+    else this.#taken.set(port, holder)
+  }
+
+  /** The process is gone with its host: no FIN, no event, no answer until `restart`. */
+  crash(): void {
+    this.up = false
+    this.#forget()
+  }
+
+  restart(): void {
+    this.up = true
+  }
+
+  /** The process was killed, the host stands: its peers get a FIN or RST, it gets nothing. */
+  kill(): void {
+    for (const end of this.#ends.values()) end.vanish(true)
+    this.#forget()
+  }
+
+  /** Open connections. */
+  get connections(): number {
+    return this.#ends.size
+  }
+
+  dial(to: Endpoint, options: DialOptions, on: ConnEvents): Stop {
+    return new Dialling(this, this.#network, to, options, on).stop
+  }
+
+  listen(at: Endpoint, accept: Accept): Listener {
+    const key = `${at.ip.key} ${at.port}`
+    const name = at.ip.family === 4 ? `${at.ip.key}:${at.port}` : `[${at.ip.key}]:${at.port}`
+    const holder = this.#taken.get(at.port) ?? (this.#overlaps(at) ? `this process` : undefined)
+    if (holder !== undefined)
+      throw new CodedError({ code: 'address-in-use', holder }, `cannot listen on ${name}: held by ${holder}`)
+    if (!at.ip.isUnspecified() && !this.has(at.ip))
+      throw new CodedError({ code: 'no-address' }, `cannot listen on ${name}: the host has no such address`)
+    const listening: Listening = { at, accept, keys: new Map() }
+    this.#listening.set(key, listening)
+    return {
+      stop: () => {
+        if (this.#listening.get(key) === listening) this.#listening.delete(key)
+      },
+      setMd5: (peer, md5) => {
+        if (md5 === undefined) listening.keys.delete(peer.key)
+        else listening.keys.set(peer.key, { peer, key: md5 })
+      },
+    }
+  }
+
+  #overlaps(at: Endpoint): boolean {
+    for (const other of this.#listening.values())
+      if (
+        other.at.port === at.port &&
+        other.at.ip.family === at.ip.family &&
+        (other.at.ip.isUnspecified() || at.ip.isUnspecified() || other.at.ip.equals(at.ip))
+      )
+        return true
+    return false
+  }
+
+  // ------------------------------------------------------------------------------- for connections of this network
+
+  listenerAt(ip: Ip, port: number): Listening | undefined {
+    if (this.#refused.has(port)) return undefined
+    const any = ip.family === 4 ? '0.0.0.0' : '::'
+    return this.#listening.get(`${ip.key} ${port}`) ?? this.#listening.get(`${any} ${port}`)
+  }
+
+  sourceFor(to: Ip): Ip | undefined {
+    const own = [...this.#addresses.values()].filter(
+      ip => ip.family === to.family && ip.isLinkLocal() === to.isLinkLocal(),
+    )
+    return own.find(ip => ip.equals(to)) ?? own.find(ip => !ip.isLoopback()) ?? own[0]
+  }
+
+  freePort(): number {
+    if (this.#nextPort > 60_999) this.#nextPort = 32_768
+    return this.#nextPort++
+  }
+
+  keep(key: string, end: End): void {
+    this.#ends.set(key, end)
+  }
+
+  drop(key: string): void {
+    this.#ends.delete(key)
+  }
+
+  endAt(key: string): End | undefined {
+    return this.#ends.get(key)
+  }
+
+  #forget(): void {
+    this.generation++
+    for (const end of this.#ends.values()) end.silence()
+    this.#ends.clear()
+    this.#listening.clear()
+  }
+}
+
+function keyOf(local: Endpoint, remote: Endpoint): string {
+  return `${local.ip.key} ${local.port} ${remote.ip.key} ${remote.port}`
+}
+
+/** One attempt: SYNs until an answer, a RST or the time is up. */
+class Dialling {
+  readonly #host: SimHost
+  readonly #network: SimNetwork
+  readonly #to: Endpoint
+  readonly #options: DialOptions
+  readonly #on: ConnEvents
+  readonly #timers: Timer[] = []
+  readonly #generation: number
+  #local: Endpoint | undefined
+  #done = false
+  #end: End | undefined
+
+  constructor(host: SimHost, network: SimNetwork, to: Endpoint, options: DialOptions, on: ConnEvents) {
+    this.#host = host
+    this.#network = network
+    this.#to = to
+    this.#options = options
+    this.#on = on
+    this.#generation = host.generation
+    this.#timers.push(network.clock.after(0, () => this.#begin()))
+  }
+
+  stop = (): void => {
+    if (this.#end) this.#end.destroy()
+    else this.#fail('destroyed', 'destroyed')
+  }
+
+  #begin(): void {
+    if (!this.#alive) return this.#finish()
+    const source = this.#options.source ?? this.#host.sourceFor(this.#to.ip)
+    if (!source) return this.#fail('no-route', 'connect ENETUNREACH: network is unreachable')
+    if (!this.#host.has(source)) return this.#fail('no-source', `bind EADDRNOTAVAIL ${source.key}`)
+    this.#local = { ip: source, port: this.#host.freePort(), ...(this.#to.zone ? { zone: this.#to.zone } : {}) }
+    const { clock } = this.#network
+    const timeoutMs = this.#options.timeoutMs ?? synGiveUpMs
+    for (const at of synAtMs) if (at < timeoutMs) this.#timers.push(clock.after(at, () => this.#syn()))
+    this.#timers.push(
+      clock.after(Math.min(timeoutMs, synGiveUpMs), () => this.#fail('timeout', 'connect ETIMEDOUT: no answer')),
+    )
+    if (!this.#network.holder(this.#to.ip) && timeoutMs > arpGiveUpMs)
+      this.#timers.push(
+        clock.after(arpGiveUpMs, () => {
+          if (!this.#network.holder(this.#to.ip)) this.#fail('no-route', 'connect EHOSTUNREACH: no route to host')
+        }),
+      )
+  }
+
+  #syn(): void {
+    const local = this.#local
+    const target = this.#network.holder(this.#to.ip)
+    if (this.#done || !this.#alive || !local || !target) return
+    const there = this.#network.path(this.#host.name, target.name)
+    const back = this.#network.path(target.name, this.#host.name)
+    // A lost SYN is not held: the next one is sent on time.
+    if (!there.up || !back.up) return
+    this.#network.carry(this.#host.name, target.name, 0, () => this.#arrived(local, target, there, back))
+  }
+
+  #arrived(local: Endpoint, target: SimHost, there: Path, back: Path): void {
+    const { clock } = this.#network
+    if (this.#done || this.#end || !target.up || !target.has(this.#to.ip)) return
+    const listening = target.listenerAt(this.#to.ip, this.#to.port)
+    if (!listening) {
+      // A segment with a key the receiver does not expect, and a RST without one, are both dropped unheard.
+      if (this.#options.md5 === undefined)
+        clock.after(back.latencyMs, () => this.#fail('refused', 'connect ECONNREFUSED: connection refused'))
+      return
+    }
+    const expected = [...listening.keys.values()]
+      .filter(one => one.peer.contains(local.ip))
+      .sort((a, b) => b.peer.length - a.peer.length)[0]?.key
+    if (expected !== this.#options.md5) return
+    if (this.#options.minTtl !== undefined && listenerTtl - back.hops < this.#options.minTtl) return
+    const ttl = this.#options.ttl ?? systemTtl
+    if (ttl - there.hops <= 0) return
+    const mine = new End(this.#network, this.#host, local, this.#to, ttl)
+    const theirs = new End(this.#network, target, this.#to, local, listenerTtl)
+    mine.minTtl = this.#options.minTtl ?? 0
+    mine.other = theirs
+    theirs.other = mine
+    this.#end = mine
+    clock.after(back.latencyMs, () => {
+      if (this.#done || !this.#alive) return theirs.vanish()
+      this.#finish()
+      mine.open(this.#on)
+      this.#on.opened?.(mine)
+      this.#network.carry(this.#host.name, target.name, 0, () => theirs.admit(listening.accept))
+    })
+  }
+
+  get #alive(): boolean {
+    return this.#host.up && this.#host.generation === this.#generation
+  }
+
+  #fail(reason: CloseReason, message: string): void {
+    if (this.#done) return
+    this.#finish()
+    this.#network.clock.after(0, () => {
+      if (this.#alive) this.#on.closed(reason, message)
+    })
+  }
+
+  #finish(): void {
+    this.#done = true
+    for (const timer of this.#timers) timer.cancel()
+  }
+}
+
+/** One end of a connection. */
+class End implements Conn {
+  readonly local: Endpoint
+  readonly remote: Endpoint
+  readonly ttl: number
+  minTtl = 0
+  other: End | undefined
+  readonly #network: SimNetwork
+  readonly #host: SimHost
+  readonly #key: string
+  #on: ConnEvents | undefined
+  /** Written and not yet taken by the window. */
+  #queue: Uint8Array[] = []
+  #queuedBytes = 0
+  /** Taken, and not yet read by the far application. */
+  #inFlight = 0
+  #wantsDrain = false
+  #tellSent = false
+  #pumping = false
+  #finAsked = false
+  #finSent = false
+  #peerEnded = false
+  #paused = false
+  /** Arrived and not yet handed up. */
+  #unread: Uint8Array[] = []
+  #finArrived = false
+  #state: 'waiting' | 'open' | 'closed' = 'waiting'
+
+  constructor(network: SimNetwork, host: SimHost, local: Endpoint, remote: Endpoint, ttl: number) {
+    this.#network = network
+    this.#host = host
+    this.local = local
+    this.remote = remote
+    this.ttl = ttl
+    this.#key = keyOf(local, remote)
+    host.keep(this.#key, this)
+  }
+
+  open(on: ConnEvents): void {
+    this.#on = on
+    this.#state = 'open'
+    this.#read()
+  }
+
+  admit(accept: Accept): void {
+    if (this.#state === 'closed' || !this.#host.up) return
+    const answer = accept(this)
+    if (answer === 'refuse') {
+      this.#state = 'closed'
+      this.#host.drop(this.#key)
+      this.#send('fin', other => other.fin())
+      return
+    }
+    this.minTtl = answer.minTtl ?? 0
+    this.open(answer.events)
+  }
+
+  write(parts: readonly Uint8Array[]): boolean {
+    if (this.#state === 'closed' || this.#finAsked) return false
+    for (const part of parts) {
+      if (part.length === 0) continue
+      this.#queue.push(part)
+      this.#queuedBytes += part.length
+    }
+    this.#pumpSoon()
+    if (this.#queuedBytes < writeFullBytes) return true
+    this.#wantsDrain = true
+    return false
+  }
+
+  queued(): number {
+    return this.#queuedBytes
+  }
+
+  pause(): void {
+    this.#paused = true
+  }
+
+  resume(): void {
+    if (!this.#paused) return
+    this.#paused = false
+    this.#network.clock.after(0, () => this.#read())
+  }
+
+  end(): void {
+    if (this.#finAsked || this.#state === 'closed') return
+    this.#finAsked = true
+    this.#pumpSoon()
+  }
+
+  destroy(): void {
+    if (this.#state === 'closed') return
+    this.vanish()
+    this.#network.clock.after(0, () => this.#on?.closed('destroyed', 'destroyed'))
+  }
+
+  /** Gone without an event here. With unread octets the peer gets a RST, otherwise a FIN. */
+  vanish(silently = false): void {
+    if (this.#state === 'closed') return
+    const reset = this.#unread.length > 0
+    if (silently) this.#on = undefined
+    this.#state = 'closed'
+    this.#queue = []
+    this.#queuedBytes = 0
+    this.#host.drop(this.#key)
+    if (reset) this.#send('reset', other => other.reset())
+    else if (!this.#finSent) this.#send('fin', other => other.fin())
+  }
+
+  /** The process that held it is gone; nothing more is heard or said. */
+  silence(): void {
+    this.#state = 'closed'
+    this.#on = undefined
+  }
+
+  // ------------------------------------------------------------------------------------------------- sending
+
+  #pumpSoon(): void {
+    if (this.#pumping) return
+    this.#pumping = true
+    this.#network.clock.after(0, () => {
+      this.#pumping = false
+      this.#pump()
+    })
+  }
+
+  #pump(): void {
+    if (this.#state !== 'open') return
+    while (this.#queuedBytes > 0 && this.#inFlight < this.#network.windowBytes) this.#segment()
+    if (this.#finAsked && !this.#finSent && this.#queuedBytes === 0) {
+      this.#finSent = true
+      this.#send('fin', other => other.fin())
+      this.#maybeOver()
+    }
+    this.#tellProgress()
+  }
+
+  #segment(): void {
+    const room = Math.min(this.#network.windowBytes - this.#inFlight, this.#network.chunkBytes, this.#queuedBytes)
+    const size = 1 + Math.floor(this.#network.random.next() * room)
+    const bytes = new Uint8Array(size)
+    for (let at = 0; at < size; ) {
+      const part = this.#queue[0]!
+      const taken = Math.min(part.length, size - at)
+      bytes.set(part.subarray(0, taken), at)
+      at += taken
+      if (taken === part.length) this.#queue.shift()
+      else this.#queue[0] = part.subarray(taken)
+    }
+    this.#queuedBytes -= size
+    this.#inFlight += size
+    this.#tellSent = true
+    this.#send('data', other => other.take(bytes), size)
+  }
+
+  #tellProgress(): void {
+    if (!this.#tellSent) return
+    this.#tellSent = false
+    this.#on?.sent?.()
+    if (this.#wantsDrain && this.#queuedBytes === 0) {
+      this.#wantsDrain = false
+      this.#on?.drained?.()
+    }
+  }
+
+  #send(what: 'data' | 'fin' | 'ack' | 'reset', deliver: (other: End) => void, octets = 0): void {
+    const { other } = this
+    if (!other) return
+    this.#network.carry(this.#host.name, other.#host.name, octets, () => {
+      // A host that is down, or an address that moved away, hears nothing.
+      if (!other.#host.up || !other.#host.has(other.local.ip)) return
+      if (this.ttl - this.#network.path(this.#host.name, other.#host.name).hops < other.minTtl) return
+      if (other.#state !== 'closed' && other.#host.endAt(other.#key) === other) deliver(other)
+      // Nobody there: data is answered with a RST, and a FIN too unless theirs came first.
+      else if (what === 'data' || (what === 'fin' && !this.#finArrived)) other.#send('reset', self => self.reset())
+    })
+  }
+
+  // ------------------------------------------------------------------------------------------------- receiving
+
+  take(bytes: Uint8Array): void {
+    this.#unread.push(bytes)
+    this.#read()
+  }
+
+  fin(): void {
+    this.#finArrived = true
+    this.#read()
+  }
+
+  reset(): void {
+    this.#close('reset', 'read ECONNRESET: connection reset by peer')
+  }
+
+  /** The far application has read: the window opens. */
+  acked(octets: number): void {
+    this.#inFlight -= octets
+    if (this.#queuedBytes > 0) this.#pumpSoon()
+  }
+
+  #read(): void {
+    while (this.#state === 'open' && !this.#paused && this.#unread.length > 0) {
+      const chunk = this.#unread.shift()!
+      this.#on?.data(chunk)
+      chunk.fill(0xdd)
+      this.#send('ack', other => other.acked(chunk.length))
+    }
+    if (this.#state === 'open' && !this.#paused && this.#finArrived && !this.#peerEnded) {
+      this.#peerEnded = true
+      this.#on?.ended?.()
+      this.#maybeOver()
+    }
+  }
+
+  #maybeOver(): void {
+    if (this.#finSent && this.#peerEnded) this.#close('ended', 'both sides have ended')
+  }
+
+  #close(reason: CloseReason, message: string): void {
+    if (this.#state === 'closed') return
+    this.#state = 'closed'
+    this.#host.drop(this.#key)
+    this.#queue = []
+    this.#queuedBytes = 0
+    this.#network.clock.after(0, () => this.#on?.closed(reason, message))
+  }
+}
