@@ -1,0 +1,17 @@
+/** The door of the model room. */
+
+export * from './codec.ts'
+export * from './keys.ts'
+export * from './names.ts'
+export * from './scalars.ts'
+export * from './selector.ts'
+export * from './update.ts'
+export * from './kinds/bgp.ts'
+export * from './kinds/endpoint.ts'
+export * from './kinds/ip-pool.ts'
+export * from './kinds/ipam.ts'
+export * from './kinds/node.ts'
+export * from './kinds/resource.ts'
+export * from './kinds/row.ts'
+export * from './kinds/settings.ts'
+export * from './kinds/table.ts'
