@@ -1,0 +1,353 @@
+/**
+ * Routers outside the cluster: BIRD 2, FRR, GoBGP, or our own speaker standing alone.
+ *
+ * A row per kind: the programs it needs, its configuration as text, its daemons, how to ask it for its routes and its
+ * sessions. The text is a pure function of the plan, so that tests compare it without a kernel. All daemons run in the
+ * foreground, keep every file in a folder of their own, and never see the host's configuration of the same program.
+ *
+ * Each router takes every prefix from the nodes and announces none to them; routers of racks exchange what they learned.
+ * All do graceful restart, and try again within seconds, for a lab restarts things on purpose.
+ */
+
+import { existsSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import type { Ip } from '../../lib/ip.ts'
+import { findProgram, run } from './process.ts'
+import type { RouterKind } from './topology.ts'
+
+export interface RouterPeer {
+  readonly name: string
+  readonly as: number
+  readonly ip: Ip
+  readonly ip6?: Ip
+  /** Another rack's router: routes are exchanged, not only taken. */
+  readonly exchange: boolean
+  readonly bfd: boolean
+}
+
+export interface RouterPlan {
+  readonly name: string
+  readonly kind: RouterKind
+  readonly as: number
+  readonly ip: Ip
+  readonly ip6?: Ip
+  readonly peers: readonly RouterPeer[]
+  /** Its folder: configuration, sockets, pid files. */
+  readonly folder: string
+}
+
+export interface Daemon {
+  readonly name: string
+  readonly argv: readonly string[]
+}
+
+export interface Session {
+  readonly peer: string
+  readonly established: boolean
+}
+
+interface RouterProgram {
+  readonly programs: readonly string[]
+  /** What a person calls it, with its version. */
+  version(): Promise<string>
+  files(plan: RouterPlan): readonly { readonly name: string; readonly text: string }[]
+  daemons(plan: RouterPlan): readonly Daemon[]
+  /** Argv that prints its routes for a person, to be run inside its namespace; `shown` is what that person would type. */
+  routes(plan: RouterPlan, family: 4 | 6): { readonly argv: readonly string[]; readonly shown: string }
+  /** Argv whose output `parseSessions` reads. */
+  sessions(plan: RouterPlan): readonly string[]
+  parseSessions(text: string): Session[]
+}
+
+export function routerProgram(kind: RouterKind): RouterProgram {
+  return programs[kind]
+}
+
+/** Programs of this kind that this machine lacks. */
+export function missingPrograms(kind: RouterKind): string[] {
+  return programs[kind].programs.filter(name => findProgram(name) === undefined)
+}
+
+/** The kind itself where its programs are installed, else our own speaker. */
+export function availableKind(wanted: RouterKind): RouterKind {
+  return missingPrograms(wanted).length === 0 ? wanted : 'manx'
+}
+
+/** The speaker of this package, run alone. */
+export const speakerFile = fileURLToPath(new URL('./gateway.ts', import.meta.url))
+
+const programs: Record<RouterKind, RouterProgram> = {
+  bird: {
+    programs: ['bird', 'birdc'],
+    version: async () => `BIRD ${await versionOf(['bird', '--version'], /version (\S+)/)}`,
+    files: plan => [{ name: 'bird.conf', text: birdConfig(plan) }],
+    daemons: plan => [
+      {
+        name: 'bird',
+        argv: [program('bird'), '-f', '-c', `${plan.folder}/bird.conf`, '-s', `${plan.folder}/bird.ctl`],
+      },
+    ],
+    routes: (plan, family) => ({
+      argv: birdc(plan, family === 4 ? 'show route table master4' : 'show route table master6'),
+      shown: 'birdc show route',
+    }),
+    sessions: plan => birdc(plan, 'show protocols'),
+    parseSessions: text =>
+      [...text.matchAll(/^(\S+)\s+BGP\s.*$/gm)].map(line => ({
+        peer: line[1]!,
+        established: line[0].trimEnd().endsWith('Established'),
+      })),
+  },
+  frr: {
+    programs: ['zebra', 'bgpd', 'vtysh'],
+    version: async () => `FRR ${await versionOf([program('bgpd'), '--version'], /version (\S+)/)}`,
+    files: plan => [
+      { name: 'zebra.conf', text: `hostname ${plan.name}\n` },
+      { name: 'bgpd.conf', text: frrConfig(plan) },
+    ],
+    daemons: plan => ['zebra', 'bgpd'].map(name => ({ name, argv: frrArgv(plan, name) })),
+    routes: (plan, family) => ({
+      argv: vtysh(plan, family === 4 ? 'show ip route bgp' : 'show ipv6 route bgp'),
+      shown: family === 4 ? "vtysh -c 'show ip route bgp'" : "vtysh -c 'show ipv6 route bgp'",
+    }),
+    sessions: plan => vtysh(plan, 'show bgp summary json'),
+    parseSessions: parseFrrSessions,
+  },
+  gobgp: {
+    programs: ['gobgpd', 'gobgp'],
+    version: async () => `GoBGP ${await versionOf(['gobgpd', '--version'], /version (\S+)/)}`,
+    files: plan => [{ name: 'gobgpd.conf', text: gobgpConfig(plan) }],
+    daemons: plan => [
+      {
+        name: 'gobgpd',
+        argv: [
+          program('gobgpd'),
+          '-f',
+          `${plan.folder}/gobgpd.conf`,
+          '--api-hosts',
+          '127.0.0.1:50051',
+          '--pprof-disable',
+        ],
+      },
+      // GoBGP writes no kernel routes without zebra: this follows its best paths instead.
+      { name: 'fib', argv: [process.execPath, fibFile, program('gobgp')] },
+    ],
+    routes: (_plan, family) => ({
+      argv: ['gobgp', 'global', 'rib', '-a', family === 4 ? 'ipv4' : 'ipv6'],
+      shown: `gobgp global rib -a ${family === 4 ? 'ipv4' : 'ipv6'}`,
+    }),
+    sessions: () => ['gobgp', 'neighbor', '-j'],
+    parseSessions: text =>
+      (
+        JSON.parse(text) as {
+          conf?: { neighbor_address?: string }
+          state: { neighbor_address?: string; session_state?: number }
+        }[]
+      ).map(one => ({
+        peer: one.state.neighbor_address ?? one.conf?.neighbor_address ?? '?',
+        established: one.state.session_state === 6,
+      })),
+  },
+  manx: {
+    programs: [],
+    version: () => Promise.resolve('manx'),
+    files: plan => [{ name: 'gateway.json', text: `${JSON.stringify(gatewayConfig(plan), null, 2)}\n` }],
+    daemons: plan => [{ name: 'manx', argv: [process.execPath, speakerFile, `${plan.folder}/gateway.json`] }],
+    routes: (_plan, family) => ({
+      argv: ['ip', `-${family}`, 'route', 'show', 'proto', '80'],
+      shown: `ip -${family} route show proto 80`,
+    }),
+    sessions: plan => ['cat', `${plan.folder}/sessions.json`],
+    parseSessions: text => JSON.parse(text) as Session[],
+  },
+}
+
+const fibFile = fileURLToPath(new URL('./gobgp-fib.ts', import.meta.url))
+
+function program(name: string): string {
+  return findProgram(name) ?? name
+}
+
+async function versionOf(argv: readonly string[], pattern: RegExp): Promise<string> {
+  const { stdout, stderr } = await run(argv, { mayFail: true })
+  return pattern.exec(stdout + stderr)?.[1] ?? 'of unknown version'
+}
+
+// ------------------------------------------------------------------------------------------------------------ BIRD
+
+function birdc(plan: RouterPlan, command: string): string[] {
+  return [program('birdc'), '-s', `${plan.folder}/bird.ctl`, ...command.split(' ')]
+}
+
+export function birdConfig(plan: RouterPlan): string {
+  const sessions = plan.peers.flatMap(peer => [
+    birdSession(plan, peer, 4),
+    ...(plan.ip6 && peer.ip6 ? [birdSession(plan, peer, 6)] : []),
+  ])
+  return `log stderr { info, warning, error, fatal, remote, bug };
+router id ${plan.ip};
+graceful restart wait 30;
+
+protocol device { scan time 10; }
+protocol kernel kernel4 { ipv4 { import none; export where source = RTS_BGP; }; persist; }
+protocol kernel kernel6 { ipv6 { import none; export where source = RTS_BGP; }; persist; }
+${plan.peers.some(peer => peer.bfd) ? 'protocol bfd { }\n' : ''}
+${sessions.join('\n')}`
+}
+
+function birdSession(plan: RouterPlan, peer: RouterPeer, family: 4 | 6): string {
+  const name = `${peer.name.replaceAll('-', '_')}${family === 6 ? '_v6' : ''}`
+  return `protocol bgp ${name} {
+  local ${family === 4 ? plan.ip : plan.ip6} as ${plan.as};
+  neighbor ${family === 4 ? peer.ip : peer.ip6} as ${peer.as};
+  connect delay time 1; connect retry time 3; error wait time 1, 5; error forget time 10;
+  hold time 90; graceful restart on;${peer.bfd ? ' bfd on;' : ''}
+  ipv${family} { import all; export ${peer.exchange ? 'where source = RTS_BGP' : 'none'};${peer.exchange ? ' next hop self;' : ''} };
+}
+`
+}
+
+// ------------------------------------------------------------------------------------------------------------- FRR
+
+function frrArgv(plan: RouterPlan, name: string): string[] {
+  const at = (file: string) => `${plan.folder}/${file}`
+  return [
+    program(name),
+    ...['-f', at(`${name}.conf`), '-i', at(`${name}.pid`), '-z', at('zserv.api'), '--vty_socket', plan.folder],
+    // Port 0: no telnet console. -S: keep root, there may be no frr user here (user namespace).
+    ...['-P', '0', '-S', '--log', 'stdout', '--log-level', 'warnings'],
+  ]
+}
+
+function vtysh(plan: RouterPlan, command: string): string[] {
+  return [program('vtysh'), '--vty_socket', plan.folder, '-c', command]
+}
+
+export function frrConfig(plan: RouterPlan): string {
+  const v6 = plan.peers.filter(peer => plan.ip6 && peer.ip6)
+  const neighbor = (ip: Ip, peer: RouterPeer) =>
+    [
+      ` neighbor ${ip} remote-as ${peer.as}`,
+      ` neighbor ${ip} description ${peer.name}`,
+      ` neighbor ${ip} timers connect 3`,
+      ...(peer.bfd ? [` neighbor ${ip} bfd`] : []),
+    ].join('\n')
+  const activated = (ip: Ip, peer: RouterPeer) =>
+    [
+      `  neighbor ${ip} activate`,
+      ...(peer.exchange ? [`  neighbor ${ip} next-hop-self`] : [`  neighbor ${ip} prefix-list NONE${ip.family} out`]),
+    ].join('\n')
+  return `hostname ${plan.name}
+ip prefix-list NONE4 seq 5 deny any
+ipv6 prefix-list NONE6 seq 5 deny any
+router bgp ${plan.as}
+ bgp router-id ${plan.ip}
+ no bgp ebgp-requires-policy
+ no bgp default ipv4-unicast
+ bgp graceful-restart
+ bgp graceful-restart preserve-fw-state
+${[...plan.peers.map(peer => neighbor(peer.ip, peer)), ...v6.map(peer => neighbor(peer.ip6!, peer))].join('\n')}
+ address-family ipv4 unicast
+${plan.peers.map(peer => activated(peer.ip, peer)).join('\n')}
+ exit-address-family
+ address-family ipv6 unicast
+${v6.map(peer => activated(peer.ip6!, peer)).join('\n')}
+ exit-address-family
+`
+}
+
+function parseFrrSessions(text: string): Session[] {
+  const families = JSON.parse(text) as Record<string, { peers?: Record<string, { state: string }> }>
+  return Object.values(families).flatMap(family =>
+    Object.entries(family.peers ?? {}).map(([peer, { state }]) => ({ peer, established: state === 'Established' })),
+  )
+}
+
+// ----------------------------------------------------------------------------------------------------------- GoBGP
+
+export function gobgpConfig(plan: RouterPlan): string {
+  const neighbor = (ip: Ip, local: Ip, peer: RouterPeer) => `
+[[neighbors]]
+  [neighbors.config]
+    neighbor-address = "${ip}"
+    peer-as = ${peer.as}
+  [neighbors.transport.config]
+    local-address = "${local}"
+  [neighbors.timers.config]
+    connect-retry = 3
+    idle-hold-time-after-reset = 1
+  [neighbors.graceful-restart.config]
+    enabled = true
+    restart-time = 120
+  [[neighbors.afi-safis]]
+    [neighbors.afi-safis.config]
+      afi-safi-name = "ipv${ip.family}-unicast"
+    [neighbors.afi-safis.mp-graceful-restart.config]
+      enabled = true
+`
+  const sessions = plan.peers.flatMap(peer => [
+    neighbor(peer.ip, plan.ip, peer),
+    ...(plan.ip6 && peer.ip6 ? [neighbor(peer.ip6, plan.ip6, peer)] : []),
+  ])
+  return `[global.config]
+  as = ${plan.as}
+  router-id = "${plan.ip}"
+  local-address-list = ["${plan.ip}"${plan.ip6 ? `, "${plan.ip6}"` : ''}]
+[global.apply-policy.config]
+  default-import-policy = "accept-route"
+  default-export-policy = "accept-route"
+  export-policy-list = ["nothing-to-nodes"]
+
+[[defined-sets.neighbor-sets]]
+  neighbor-set-name = "nodes"
+  neighbor-info-list = [${plan.peers
+    .filter(peer => !peer.exchange)
+    .flatMap(peer => [peer.ip, ...(peer.ip6 ? [peer.ip6] : [])])
+    .map(ip => `"${ip}"`)
+    .join(', ')}]
+
+[[policy-definitions]]
+  name = "nothing-to-nodes"
+  [[policy-definitions.statements]]
+    name = "reject"
+    [policy-definitions.statements.conditions.match-neighbor-set]
+      neighbor-set = "nodes"
+    [policy-definitions.statements.actions]
+      route-disposition = "reject-route"
+${sessions.join('')}`
+}
+
+// ------------------------------------------------------------------------------------------------------------ ours
+
+export interface GatewayConfig {
+  readonly name: string
+  readonly as: number
+  readonly ip: string
+  readonly ip6?: string
+  readonly peers: readonly {
+    readonly name: string
+    readonly ip: string
+    readonly as: number
+    readonly exchange: boolean
+  }[]
+  readonly sessionsFile: string
+}
+
+export function gatewayConfig(plan: RouterPlan): GatewayConfig {
+  return {
+    name: plan.name,
+    as: plan.as,
+    ip: plan.ip.key,
+    ...(plan.ip6 && { ip6: plan.ip6.key }),
+    peers: plan.peers.flatMap(({ name, as, ip, ip6, exchange }) => [
+      { name, ip: ip.key, as, exchange },
+      ...(plan.ip6 && ip6 ? [{ name: `${name}-v6`, ip: ip6.key, as, exchange }] : []),
+    ]),
+    sessionsFile: `${plan.folder}/sessions.json`,
+  }
+}
+
+/** Whether this package can stand in as a gateway. */
+export function hasOwnSpeaker(): boolean {
+  return existsSync(speakerFile)
+}
