@@ -245,6 +245,8 @@ export interface PodLink {
   /** Extra destinations through the gateway instead of default routes; undefined: default routes. */
   readonly routes?: readonly Prefix[]
   readonly allowIpForwarding: boolean
+  /** MAC of the inner end; default the kernel's choice. */
+  readonly insideMac?: string
 }
 
 /** What `attachPod` made or found. MACs as the kernel prints them. */
