@@ -309,9 +309,16 @@ function fromFile(path: string): Layer {
       throw failure('D04', at(offset), `unknown setting \`${name}\``, `all settings: manxd --print-config`)
     }
     const found: unknown = isNode(value) ? value.toJS(document) : value
-    layer.set(name, { value: Array.isArray(found) ? found.join(',') : String(found ?? ''), source: at(offset) })
+    layer.set(name, { value: asText(found), source: at(offset) })
   }
   return layer
+}
+
+/** Lists are written as Calico's environment has them: separated by commas. */
+function asText(value: unknown): string {
+  if (value === null || value === undefined) return ''
+  if (Array.isArray(value)) return value.map(asText).join(',')
+  return typeof value === 'object' ? JSON.stringify(value) : String(value as string | number | boolean)
 }
 
 function check(setting: Setting, found: Found | undefined): void {
