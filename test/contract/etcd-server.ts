@@ -64,12 +64,20 @@ export class EtcdServer {
     const peer = `http://${host}:${this.#peerPort}`
     const { tls } = this.#options
     const args = [
-      ...['--name', 'mx', '--data-dir', join(this.folder, 'data'), '--unsafe-no-fsync'],
-      ...['--listen-client-urls', this.url, '--advertise-client-urls', this.url],
-      ...['--listen-peer-urls', peer, '--initial-advertise-peer-urls', peer, '--initial-cluster', `mx=${peer}`],
-      ...['--heartbeat-interval', '10', '--election-timeout', '50', '--logger', 'zap', '--log-outputs', 'stderr'],
-      ...(tls ? ['--cert-file', tls.certFile, '--key-file', tls.keyFile] : []),
-      ...(tls ? ['--trusted-ca-file', tls.caFile, '--client-cert-auth'] : []),
+      `--name=mx`,
+      `--data-dir=${join(this.folder, 'data')}`,
+      `--listen-client-urls=${this.url}`,
+      `--advertise-client-urls=${this.url}`,
+      `--listen-peer-urls=${peer}`,
+      `--initial-advertise-peer-urls=${peer}`,
+      `--initial-cluster=mx=${peer}`,
+      '--heartbeat-interval=10',
+      '--election-timeout=50',
+      '--unsafe-no-fsync',
+      '--logger=zap',
+      '--log-outputs=stderr',
+      ...(tls ? [`--cert-file=${tls.certFile}`, `--key-file=${tls.keyFile}`] : []),
+      ...(tls ? [`--trusted-ca-file=${tls.caFile}`, '--client-cert-auth'] : []),
       ...(this.#options.extraArgs ?? []),
     ]
     const [command = 'etcd', ...rest] = [...(this.#options.prefixCommand ?? []), 'etcd', ...args]
