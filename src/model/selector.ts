@@ -420,7 +420,10 @@ class Parser {
       })
     }
     const value = /^(?:=(?!=)|:|)[ \t]*(?:"([^"]*)"|'([^']*)'|([\w./-]+))[ \t]*$/.exec(rest)
-    const meant = value && `${this.#text.slice(0, start)}${label} == ${quote(value[1] ?? value[2] ?? value[3]!)}`
+    const before = this.#text.slice(0, start)
+    const meant = value
+      ? `${before}${label} == ${quote(value[1] ?? value[2] ?? value[3]!)}`
+      : rest === '' && `${before}has(${label})`
     const found = /[A-Za-z0-9_./-]+|./sy
     found.lastIndex = this.#at
     throw new Unexpected({

@@ -7,13 +7,32 @@
 import type { Prefix } from '../lib/ip.ts'
 import type { Revision } from '../lib/ports.ts'
 import type { BGPConfiguration, BGPFilter, BGPPeer } from './kinds/bgp.ts'
-import type { WorkloadEndpoint } from './kinds/endpoint.ts'
+import type { HostEndpoint, LiveMigration, WorkloadEndpoint } from './kinds/endpoint.ts'
 import type { IPPool, IPReservation } from './kinds/ip-pool.ts'
-import type { AllocationBlock, BlockAffinity, IPAMConfig, IPAMHandle } from './kinds/ipam.ts'
+import type { AllocationBlock, BlockAffinity, IPAMConfig, IPAMConfiguration, IPAMHandle } from './kinds/ipam.ts'
 import type { Node } from './kinds/node.ts'
-import type { ClusterInformation, FelixConfiguration } from './kinds/settings.ts'
+import type {
+  GlobalNetworkPolicy,
+  GlobalNetworkSet,
+  NetworkPolicy,
+  NetworkSet,
+  Profile,
+  StagedGlobalNetworkPolicy,
+  StagedKubernetesNetworkPolicy,
+  StagedNetworkPolicy,
+  Tier,
+} from './kinds/policy.ts'
+import type {
+  CalicoNodeStatus,
+  ClusterInformation,
+  FelixConfiguration,
+  KubeControllersConfiguration,
+} from './kinds/settings.ts'
 
-/** The resource kinds that are read by name; adding a kind adds a line here and a row in `kinds/`. */
+/**
+ * The resource kinds that are read by name; adding a kind adds a line here and a row in `kinds/`. The v3 form of an
+ * affinity is left out: in this store affinities are IPAM records, delivered as `BlockAffinity` below.
+ */
 export interface Kinds {
   IPPool: IPPool
   IPReservation: IPReservation
@@ -22,8 +41,22 @@ export interface Kinds {
   BGPPeer: BGPPeer
   BGPFilter: BGPFilter
   WorkloadEndpoint: WorkloadEndpoint
+  HostEndpoint: HostEndpoint
   FelixConfiguration: FelixConfiguration
   ClusterInformation: ClusterInformation
+  KubeControllersConfiguration: KubeControllersConfiguration
+  CalicoNodeStatus: CalicoNodeStatus
+  IPAMConfiguration: IPAMConfiguration
+  Tier: Tier
+  NetworkPolicy: NetworkPolicy
+  GlobalNetworkPolicy: GlobalNetworkPolicy
+  StagedNetworkPolicy: StagedNetworkPolicy
+  StagedGlobalNetworkPolicy: StagedGlobalNetworkPolicy
+  StagedKubernetesNetworkPolicy: StagedKubernetesNetworkPolicy
+  Profile: Profile
+  NetworkSet: NetworkSet
+  GlobalNetworkSet: GlobalNetworkSet
+  LiveMigration: LiveMigration
 }
 
 export type KindName = keyof Kinds

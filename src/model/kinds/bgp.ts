@@ -1,6 +1,11 @@
 /** BGPConfiguration, BGPPeer and BGPFilter (contract §2.2, §5). */
 
+import { type Family, Prefix } from '../../lib/ip.ts'
+import { parseAsNumber, parseCommunity, parsePeerIp } from '../scalars.ts'
+import { badValue, conflict, exclusive, isSet, missing, rejectGlobal } from './checks.ts'
 import type { Resource } from './resource.ts'
+import type { KindRow, Report } from './row.ts'
+import { anyCaseOf, bool, int, list, name, object, oneOf, port, scalar, text, toggle } from './schema.ts'
 
 export interface SecretRef {
   readonly secretKeyRef: { readonly name: string; readonly key: string; readonly optional?: boolean }
@@ -80,3 +85,231 @@ export interface BGPFilterSpec {
 }
 
 export type BGPFilter = Resource<'BGPFilter', BGPFilterSpec>
+
+// ------------------------------------------------------------------------------------------------------------- rows
+
+const secret = object({ secretKeyRef: object({ name, key: name, optional: bool }, ['name', 'key']) }, ['secretKeyRef'])
+const ranges = list(object({ cidr: { ...scalar('cidr'), type: 'string', minLength: 1 } }, ['cidr']))
+/** Highest metric that leaves room for the local preference made of it (contract §5.4). */
+const maxPriority = 2_147_483_646
+const priority = int(1, maxPriority)
+
+/** The three spellings of an AS number become the one that is stored. */
+function integerAs<T extends object>(spec: T, fields: readonly (keyof T)[]): T {
+  let out = spec
+  for (const field of fields) {
+    const asNumber = parseAsNumber(spec[field])
+    if (asNumber !== undefined) out = { ...out, [field]: asNumber }
+  }
+  return out
+}
+
+export const bgpConfigurationRow: KindRow<BGPConfiguration> = {
+  kind: 'BGPConfiguration',
+  plural: 'bgpconfigurations',
+  aliases: ['bgpconfig', 'bgpconfigs'],
+  namespaced: false,
+  names: { pattern: /^(?:default|node\..+)$/, wanted: '`default` or `node.<name of the node>`' },
+  spec: object({
+    asNumber: scalar('as-number'),
+    nodeToNodeMeshEnabled: bool,
+    logSeverityScreen: anyCaseOf('Trace', 'Debug', 'Info', 'Warning', 'Error', 'Fatal', 'None'),
+    listenPort: port,
+    bindMode: oneOf('None', 'NodeIP'),
+    serviceClusterIPs: ranges,
+    serviceExternalIPs: ranges,
+    serviceLoadBalancerIPs: ranges,
+    serviceLoadBalancerAggregation: toggle,
+    communities: list(object({ name, value: scalar('community') }, ['name', 'value']), 500),
+    prefixAdvertisements: list(object({ cidr: scalar('cidr'), communities: list(text, 50) }, ['cidr']), 500),
+    nodeMeshPassword: secret,
+    nodeMeshMaxRestartTime: scalar('duration'),
+    ignoredInterfaces: list(text),
+    localWorkloadPeeringIPV4: scalar('ipv4'),
+    localWorkloadPeeringIPV6: scalar('ipv6'),
+    programClusterRoutes: oneOf('Enabled', 'Disabled', 'EnabledIPIPOnly', 'EnabledNoEncapOnly'),
+    ipv4NormalRoutePriority: priority,
+    ipv6NormalRoutePriority: priority,
+  }),
+
+  defaults: config => ({ ...config, spec: integerAs(config.spec, ['asNumber']) }),
+
+  rules({ spec }, report) {
+    if (spec.nodeToNodeMeshEnabled === false)
+      for (const field of ['nodeMeshPassword', 'nodeMeshMaxRestartTime'] as const)
+        if (isSet(spec[field]))
+          conflict(report, ['spec', field], `${report.name} has \`${field}\`, but the node-to-node mesh is off`, [
+            ['spec', 'nodeToNodeMeshEnabled'],
+          ])
+    if (isSet(spec.communities) && !isSet(spec.prefixAdvertisements))
+      missing(
+        report,
+        ['spec', 'communities'],
+        `\`communities\` of ${report.name} are used by no \`prefixAdvertisements\``,
+      )
+    const names = (spec.communities ?? []).map(community => community.name)
+    for (const [i, advertisement] of (spec.prefixAdvertisements ?? []).entries())
+      for (const [j, community] of (advertisement.communities ?? []).entries())
+        if (!names.includes(community) && !parseCommunity(community))
+          badValue(
+            report,
+            ['spec', 'prefixAdvertisements', i, 'communities', j],
+            `community \`${community}\` is neither a value nor one of the names in \`communities\``,
+            { allowed: names },
+          )
+  },
+}
+
+export const bgpPeerRow: KindRow<BGPPeer> = {
+  kind: 'BGPPeer',
+  plural: 'bgppeers',
+  aliases: ['bgpp', 'bgpps', 'bp', 'bps'],
+  namespaced: false,
+  spec: object({
+    node: text,
+    nodeSelector: scalar('selector'),
+    peerIP: scalar('peer-ip'),
+    asNumber: scalar('as-number'),
+    peerSelector: scalar('selector'),
+    localWorkloadSelector: scalar('selector'),
+    localASNumber: scalar('as-number'),
+    keepOriginalNextHop: bool,
+    nextHopMode: oneOf('Auto', 'Self', 'Keep'),
+    password: secret,
+    sourceAddress: oneOf('UseNodeIP', 'None'),
+    maxRestartTime: scalar('duration'),
+    keepaliveTime: scalar('duration'),
+    numAllowedLocalASNumbers: int(0, 2_147_483_647),
+    ttlSecurity: int(0, 255),
+    reachableBy: scalar('ip'),
+    filters: list(name),
+    reversePeering: oneOf('Auto', 'Manual'),
+  }),
+
+  defaults: peer => ({ ...peer, spec: integerAs(peer.spec, ['asNumber', 'localASNumber']) }),
+
+  rules(peer, report) {
+    const { spec } = peer
+    const hasAs = (parseAsNumber(spec.asNumber) ?? 0) !== 0
+    exclusive(spec, ['node', 'nodeSelector'], report)
+    exclusive(spec, ['peerIP', 'peerSelector', 'localWorkloadSelector'], report)
+    if (isSet(spec.peerSelector) && hasAs)
+      exclusive(spec, ['peerSelector', 'asNumber'], report, { why: "the AS number is taken from the peers' own nodes" })
+    for (const field of ['peerIP', 'localWorkloadSelector'] as const)
+      if (isSet(spec[field]) && !hasAs)
+        missing(report, ['spec', field], `${report.name} has \`${field}\` and needs \`asNumber\``)
+    if (!isSet(spec.peerIP) && !isSet(spec.peerSelector) && !isSet(spec.localWorkloadSelector))
+      missing(
+        report,
+        ['spec'],
+        `${report.name} names no peer: it needs \`peerIP\`, \`peerSelector\` or \`localWorkloadSelector\``,
+      )
+    if (spec.keepOriginalNextHop)
+      exclusive(spec, ['keepOriginalNextHop', 'nextHopMode'], report, { why: '`keepOriginalNextHop` is deprecated' })
+    checkReachableBy(spec, report)
+    for (const field of ['nodeSelector', 'peerSelector', 'localWorkloadSelector'])
+      rejectGlobal(report, peer, ['spec', field])
+  },
+
+  references: peer =>
+    (peer.spec.filters ?? []).map((filter, i) => ({ path: ['spec', 'filters', i], kind: 'BGPFilter', name: filter })),
+}
+
+function checkReachableBy(spec: BGPPeerSpec, report: Report): void {
+  if (!isSet(spec.reachableBy)) return
+  const path = ['spec', 'reachableBy']
+  const peer = parsePeerIp(spec.peerIP)?.ip
+  const gateway = parsePeerIp(spec.reachableBy)?.ip
+  if (!isSet(spec.peerIP)) missing(report, path, `${report.name} has \`reachableBy\` and needs \`peerIP\``)
+  else if (peer && gateway && peer.family !== gateway.family)
+    conflict(
+      report,
+      path,
+      `reachableBy \`${spec.reachableBy}\` and peerIP \`${spec.peerIP}\` are of different families`,
+      [['spec', 'peerIP']],
+    )
+}
+
+function filterRules(family: Family) {
+  const length = int(0, family === 4 ? 32 : 128)
+  return list(
+    object(
+      {
+        cidr: scalar('cidr'),
+        matchOperator: oneOf('Equal', 'NotEqual', 'In', 'NotIn'),
+        prefixLength: object({ min: length, max: length }),
+        source: oneOf('RemotePeers'),
+        interface: { ...text, maxLength: 15 },
+        peerType: oneOf('eBGP', 'iBGP'),
+        communities: object({ values: list(scalar('community'), 1, 1) }, ['values']),
+        asPathPrefix: list(scalar('as-number')),
+        priority,
+        action: oneOf('Accept', 'Reject'),
+        operations: list(
+          object({
+            addCommunity: object({ value: scalar('community') }, ['value']),
+            prependASPath: object({ prefix: list(scalar('as-number'), 10, 1) }, ['prefix']),
+            setPriority: object({ value: priority }, ['value']),
+          }),
+          10,
+          1,
+        ),
+      },
+      ['action'],
+    ),
+  )
+}
+
+const directions = { exportV4: 4, importV4: 4, exportV6: 6, importV6: 6 } as const
+
+export const bgpFilterRow: KindRow<BGPFilter> = {
+  kind: 'BGPFilter',
+  plural: 'bgpfilters',
+  aliases: ['bgpf', 'bgpfs', 'bf', 'bfs'],
+  namespaced: false,
+  spec: object({
+    exportV4: filterRules(4),
+    importV4: filterRules(4),
+    exportV6: filterRules(6),
+    importV6: filterRules(6),
+  }),
+
+  rules({ spec }, report) {
+    for (const [direction, family] of Object.entries(directions) as [keyof typeof directions, Family][])
+      for (const [i, rule] of (spec[direction] ?? []).entries())
+        checkFilterRule(rule, family, ['spec', direction, i], report)
+  },
+}
+
+function checkFilterRule(rule: BGPFilterRule, family: Family, path: (string | number)[], report: Report): void {
+  const place = `rule ${Number(path[2]) + 1} of ${String(path[1])} in ${report.name}`
+  if (isSet(rule.cidr) !== isSet(rule.matchOperator)) {
+    const [has, lacks] = isSet(rule.cidr) ? ['cidr', 'matchOperator'] : ['matchOperator', 'cidr']
+    missing(report, [...path, has!], `${place} has \`${has}\` and needs \`${lacks}\``)
+  }
+  const cidr = Prefix.parse(rule.cidr ?? '')
+  if (cidr && cidr.family !== family)
+    badValue(report, [...path, 'cidr'], `cidr \`${rule.cidr}\` of ${place} is not IPv${family}`)
+  if (rule.prefixLength) {
+    const { min, max } = rule.prefixLength
+    if (!isSet(rule.cidr))
+      missing(report, [...path, 'prefixLength'], `${place} has \`prefixLength\` and needs \`cidr\``)
+    if (min !== undefined && max !== undefined && min > max)
+      badValue(report, [...path, 'prefixLength', 'min'], `prefixLength of ${place} has min ${min} above max ${max}`)
+  }
+  if (rule.operations && rule.action !== 'Accept')
+    conflict(
+      report,
+      [...path, 'operations'],
+      `${place} has \`operations\` and rejects`,
+      [[...path, 'action']],
+      'action: Accept',
+    )
+  for (const [i, operation] of (rule.operations ?? []).entries())
+    if (Object.keys(operation).length !== 1)
+      badValue(
+        report,
+        [...path, 'operations', i],
+        `operation ${i + 1} of ${place} must be exactly one of addCommunity, prependASPath, setPriority`,
+      )
+}

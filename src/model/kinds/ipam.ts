@@ -5,6 +5,11 @@
  * prints them exactly.
  */
 
+import { conflict } from './checks.ts'
+import type { Resource } from './resource.ts'
+import type { KindRow } from './row.ts'
+import { bool, int, name, object, oneOf, scalar, text, toggle } from './schema.ts'
+
 export interface AllocationAttribute {
   /** `null` as written up to v3.31. */
   readonly handle_id?: string | null
@@ -49,4 +54,72 @@ export interface IPAMConfig {
   readonly maxBlocksPerHost?: number
   readonly kubeVirtVMAddressPersistence?: string
   readonly ipCooldownSeconds?: number
+}
+
+export interface IPAMConfigurationSpec {
+  readonly strictAffinity?: boolean
+  readonly autoAllocateBlocks?: boolean
+  readonly maxBlocksPerHost?: number
+  readonly kubeVirtVMAddressPersistence?: 'Enabled' | 'Disabled'
+  readonly ipCooldownSeconds?: number
+}
+
+/** The v3 mirror of the settings; the authority is the record at /calico/ipam/v2/config (contract §0.5). */
+export type IPAMConfiguration = Resource<'IPAMConfiguration', IPAMConfigurationSpec>
+
+export const ipamConfigurationRow: KindRow<IPAMConfiguration> = {
+  kind: 'IPAMConfiguration',
+  plural: 'ipamconfigurations',
+  aliases: ['ipamconfig', 'ipamconfigs'],
+  namespaced: false,
+  names: { pattern: /^default$/, wanted: '`default`' },
+  spec: object({
+    strictAffinity: bool,
+    autoAllocateBlocks: bool,
+    maxBlocksPerHost: int(0, 1_000_000),
+    kubeVirtVMAddressPersistence: toggle,
+    ipCooldownSeconds: int(0, 1200),
+  }),
+
+  defaults: config => ({
+    ...config,
+    spec: {
+      ...config.spec,
+      strictAffinity: config.spec.strictAffinity ?? false,
+      autoAllocateBlocks: config.spec.autoAllocateBlocks ?? true,
+    },
+  }),
+
+  rules({ spec }, report) {
+    if (spec.autoAllocateBlocks === false && spec.strictAffinity !== true)
+      conflict(
+        report,
+        ['spec', 'autoAllocateBlocks'],
+        `${report.name} has \`autoAllocateBlocks: false\` without \`strictAffinity: true\``,
+      )
+    if ((spec.maxBlocksPerHost ?? 0) > 0 && spec.strictAffinity !== true)
+      conflict(
+        report,
+        ['spec', 'maxBlocksPerHost'],
+        `${report.name} has \`maxBlocksPerHost\` without \`strictAffinity: true\``,
+      )
+  },
+}
+
+/** The v3 form of an affinity, as Kubernetes stores it; in etcd affinities are the records above. */
+export const blockAffinityRow: KindRow = {
+  kind: 'BlockAffinity',
+  plural: 'blockaffinities',
+  aliases: [],
+  namespaced: false,
+  spec: object(
+    {
+      state: oneOf('', 'confirmed', 'pending', 'pendingDeletion'),
+      node: name,
+      type: text,
+      cidr: scalar('masked-cidr'),
+      deleted: { type: ['boolean', 'string'] },
+    },
+    ['state', 'node', 'cidr'],
+  ),
 }

@@ -1,31 +1,56 @@
 /**
- * The table of kinds: the rows of every file here, found by kind, plural or alias in any case.
+ * The table of kinds: the rows of every file here, found by kind, by plural, or by any word a person may use for one.
  */
 
+import { bgpConfigurationRow, bgpFilterRow, bgpPeerRow } from './bgp.ts'
+import { hostEndpointRow, liveMigrationRow, workloadEndpointRow } from './endpoint.ts'
+import { ipPoolRow, ipReservationRow } from './ip-pool.ts'
+import { blockAffinityRow, ipamConfigurationRow } from './ipam.ts'
+import { nodeRow } from './node.ts'
+import {
+  globalNetworkPolicyRow,
+  globalNetworkSetRow,
+  networkPolicyRow,
+  networkSetRow,
+  profileRow,
+  stagedGlobalNetworkPolicyRow,
+  stagedKubernetesNetworkPolicyRow,
+  stagedNetworkPolicyRow,
+  tierRow,
+} from './policy.ts'
 import type { KindRow } from './row.ts'
-
-const light = (kind: string, plural: string, aliases: string[], namespaced = false, tiered = false): KindRow => ({
-  kind,
-  plural,
-  aliases,
-  namespaced,
-  tiered,
-  spec: {},
-})
+import {
+  calicoNodeStatusRow,
+  clusterInformationRow,
+  felixConfigurationRow,
+  kubeControllersConfigurationRow,
+} from './settings.ts'
 
 export const kindRows: readonly KindRow[] = [
-  light('BGPConfiguration', 'bgpconfigurations', ['bgpconfig', 'bgpconfigs']),
-  light('BGPFilter', 'bgpfilters', ['bgpf', 'bgpfs', 'bf', 'bfs']),
-  light('BGPPeer', 'bgppeers', ['bgpp', 'bgpps', 'bp', 'bps']),
-  light('ClusterInformation', 'clusterinformations', ['clusterinfo', 'clusterinfos']),
-  light('FelixConfiguration', 'felixconfigurations', ['felixconfig', 'felixconfigs']),
-  light('IPPool', 'ippools', ['ipp', 'ipps', 'pool', 'pools']),
-  light('IPReservation', 'ipreservations', ['reservation', 'reservations']),
-  light('Node', 'nodes', ['no', 'nos']),
-  light('WorkloadEndpoint', 'workloadendpoints', ['wep', 'weps'], true),
-  light('NetworkPolicy', 'networkpolicies', ['policy', 'np'], true, true),
-  light('GlobalNetworkPolicy', 'globalnetworkpolicies', ['gnp'], false, true),
-  light('Tier', 'tiers', []),
+  bgpConfigurationRow,
+  bgpFilterRow,
+  bgpPeerRow,
+  blockAffinityRow,
+  calicoNodeStatusRow,
+  clusterInformationRow,
+  felixConfigurationRow,
+  globalNetworkPolicyRow,
+  globalNetworkSetRow,
+  hostEndpointRow,
+  ipamConfigurationRow,
+  ipPoolRow,
+  ipReservationRow,
+  kubeControllersConfigurationRow,
+  liveMigrationRow,
+  networkPolicyRow,
+  networkSetRow,
+  nodeRow,
+  profileRow,
+  stagedGlobalNetworkPolicyRow,
+  stagedKubernetesNetworkPolicyRow,
+  stagedNetworkPolicyRow,
+  tierRow,
+  workloadEndpointRow,
 ]
 
 const byKind = new Map(kindRows.map(row => [row.kind, row]))
