@@ -135,7 +135,10 @@ export class SimKernel implements Kernel {
     this.#links.set(name, link)
     for (const key of deviceSysctls.keys()) if (!this.#sysctls.has(key.replace('*', name))) this.#addSysctls(name)
     this.#emit({ kind: 'link', name, index, gone: false })
-    for (const address of addresses) this.#connected(link, address)
+    for (const address of addresses) {
+      this.#emit({ kind: 'address', index })
+      this.#connected(link, address)
+    }
     return link
   }
 
@@ -532,7 +535,8 @@ function stored(route: KernelRoute): KernelRoute {
     ...(hop.link === undefined ? {} : { link: hop.link }),
     ...(hop.onlink ? { onlink: true } : {}),
   }))
-  const derived = kind === 'unicast' && nextHops.length > 0 && nextHops.every(hop => !hop.via) ? 'link' : 'universe'
+  const direct = kind === 'unicast' && nextHops.every(hop => !hop.via)
+  const derived = kind === 'local' ? 'host' : direct ? 'link' : 'universe'
   return {
     prefix,
     kind,

@@ -1,0 +1,223 @@
+/**
+ * Devices and their addresses as netlink messages: list, make a veth pair over two namespaces, change, delete.
+ *
+ * Functions take the socket of the namespace they are about. A device is named by index where it is known to exist, so
+ * that a rename between two steps cannot hit another device. What a pod's link must look like is `pod.ts`.
+ *
+ * rtnetlink(7), linux/if_link.h.
+ */
+
+import type { Ip } from '../../lib/ip.ts'
+import type { Link, LinkAddress } from '../../lib/ports.ts'
+import {
+  addressFamily,
+  attributesOf,
+  ipOf,
+  MessageBuilder,
+  NLM_F_CREATE,
+  NLM_F_EXCL,
+  NLM_F_REPLACE,
+  Rtm,
+  textOf,
+  u32Of,
+  type Message,
+} from './message.ts'
+import { failureOf, missing, type NetlinkSocket } from './netlink.ts'
+import { errnoName } from '../ffi.ts'
+
+const IFLA_ADDRESS = 1
+const IFLA_IFNAME = 3
+const IFLA_MTU = 4
+const IFLA_LINK = 5
+const IFLA_LINKINFO = 18
+const IFLA_NET_NS_FD = 28
+const IFLA_EXT_MASK = 29
+const IFLA_LINK_NETNSID = 37
+const IFLA_INFO_KIND = 1
+const IFLA_INFO_DATA = 2
+const VETH_INFO_PEER = 1
+const RTEXT_FILTER_SKIP_STATS = 8
+const IFF_UP = 1
+const IFF_LOWER_UP = 0x10000
+const IFA_ADDRESS = 1
+const IFA_LOCAL = 2
+const IFA_FLAGS = 8
+const IFA_F_NODAD = 2
+const NETNSA_NSID = 1
+const NETNSA_FD = 3
+
+/** A link with what only this room needs. */
+export interface KernelLink extends Link {
+  /** Index of the other end or lower device, in the namespace `peerNamespace`. */
+  readonly peer?: number
+  /** Id of the peer's namespace as this one numbers it; undefined: the same namespace. */
+  readonly peerNamespace?: number
+}
+
+// --------------------------------------------------------------------------------------------------------- reading
+
+/** All links with their addresses. */
+export async function readLinks(socket: NetlinkSocket): Promise<KernelLink[]> {
+  const found = await socket.dump(linkRequest(0).finish(), 'list links', decodeLink)
+  const header = new MessageBuilder(Rtm.getAddress, 0).u32(0).u32(0)
+  const addresses = await socket.dump(header.finish(), 'list addresses', decodeAddress)
+  const byLink = new Map<number, LinkAddress[]>()
+  for (const { index, address } of addresses) {
+    const list = byLink.get(index)
+    if (list) list.push(address)
+    else byLink.set(index, [address])
+  }
+  return found.map(link => ({ ...link, addresses: byLink.get(link.index) ?? [] }))
+}
+
+/** One link by name, without its addresses; undefined when there is none. */
+export async function findLink(socket: NetlinkSocket, name: string): Promise<KernelLink | undefined> {
+  const request = linkRequest(0).attributeText(IFLA_IFNAME, name).finish()
+  const answer = await socket.ask(request, `look up link \`${name}\``)
+  return answer && decodeLink(answer)
+}
+
+/** Addresses of one link. */
+export async function readAddresses(socket: NetlinkSocket, index: number): Promise<LinkAddress[]> {
+  const header = new MessageBuilder(Rtm.getAddress, 0).u32(0).u32(0)
+  const found = await socket.dump(header.finish(), 'list addresses', decodeAddress)
+  return found.filter(one => one.index === index).map(one => one.address)
+}
+
+function linkRequest(index: number): MessageBuilder {
+  return linkHeader(Rtm.getLink, 0, index).attributeU32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
+}
+
+/** struct ifinfomsg. */
+function linkHeader(type: number, flags: number, index: number, up?: boolean): MessageBuilder {
+  const message = new MessageBuilder(type, flags).u8(0).u8(0).u16(0).u32(index)
+  return up === undefined ? message.u32(0).u32(0) : message.u32(up ? IFF_UP : 0).u32(IFF_UP)
+}
+
+/** A link message as a link, addresses not included. */
+export function decodeLink({ type, body }: Message): KernelLink | undefined {
+  if ((type !== Rtm.newLink && type !== Rtm.delLink) || body.length < 16) return undefined
+  const attributes = attributesOf(body, 16)
+  const flags = body.readUInt32LE(8)
+  const mac = attributes.get(IFLA_ADDRESS)
+  const info = attributes.get(IFLA_LINKINFO)
+  const kind = info && textOf(attributesOf(info).get(IFLA_INFO_KIND))
+  const peer = u32Of(attributes.get(IFLA_LINK))
+  const peerNamespace = u32Of(attributes.get(IFLA_LINK_NETNSID))
+  return {
+    index: body.readInt32LE(4),
+    name: textOf(attributes.get(IFLA_IFNAME)) ?? '',
+    ...(kind ? { kind } : {}),
+    up: (flags & IFF_UP) !== 0 && (flags & IFF_LOWER_UP) !== 0,
+    ...(mac && mac.length > 0 ? { mac: macText(mac) } : {}),
+    mtu: u32Of(attributes.get(IFLA_MTU)) ?? 0,
+    addresses: [],
+    ...(peer ? { peer } : {}),
+    ...(peerNamespace === undefined ? {} : { peerNamespace }),
+  }
+}
+
+/** An address message as an address and the index of its link. */
+export function decodeAddress({ type, body }: Message): { index: number; address: LinkAddress } | undefined {
+  if ((type !== Rtm.newAddress && type !== Rtm.delAddress) || body.length < 8) return undefined
+  const attributes = attributesOf(body, 8)
+  // On a point-to-point link IFA_ADDRESS is the far end; IFA_LOCAL, where present, is ours.
+  const ip = ipOf(attributes.get(IFA_LOCAL)) ?? ipOf(attributes.get(IFA_ADDRESS))
+  return ip && { index: body.readUInt32LE(4), address: { ip, length: body[1]! } }
+}
+
+/** The id under which this namespace knows another (a descriptor); undefined when it has none. */
+export async function namespaceId(socket: NetlinkSocket, fd: number): Promise<number | undefined> {
+  const message = new MessageBuilder(Rtm.getNamespaceId, 0).u32(0).attributeU32(NETNSA_FD, fd)
+  const answer = await socket.ask(message.finish(), 'look up the id of a network namespace')
+  if (!answer) return undefined
+  const id = attributesOf(answer.body, 4).get(NETNSA_NSID)?.readInt32LE(0)
+  return id === undefined || id < 0 ? undefined : id
+}
+
+// --------------------------------------------------------------------------------------------------------- writing
+
+export interface VethPair {
+  readonly outside: string
+  readonly mac: string
+  readonly inside: string
+  /** Descriptor of the namespace in which the inner end is made. */
+  readonly namespace: number
+  readonly mtu: number
+}
+
+/** Makes both ends in one step, each in its namespace and under its final name: there is no half-made pair. */
+export function makeVeth(pair: VethPair): Uint8Array {
+  return linkHeader(Rtm.newLink, NLM_F_CREATE | NLM_F_EXCL, 0)
+    .attributeText(IFLA_IFNAME, pair.outside)
+    .attribute(IFLA_ADDRESS, macBytes(pair.mac))
+    .attributeU32(IFLA_MTU, pair.mtu)
+    .nested(IFLA_LINKINFO, info =>
+      info.attributeText(IFLA_INFO_KIND, 'veth').nested(IFLA_INFO_DATA, data =>
+        data.nested(VETH_INFO_PEER, peer =>
+          // The peer's own struct ifinfomsg comes before its attributes.
+          peer
+            .u32(0)
+            .u32(0)
+            .u32(0)
+            .u32(0)
+            .attributeText(IFLA_IFNAME, pair.inside)
+            .attributeU32(IFLA_MTU, pair.mtu)
+            .attributeU32(IFLA_NET_NS_FD, pair.namespace),
+        ),
+      ),
+    )
+    .finish()
+}
+
+export interface LinkSettings {
+  readonly up?: boolean
+  readonly mac?: string
+  readonly mtu?: number
+  readonly name?: string
+  /** Descriptor of the namespace to move the link to. */
+  readonly namespace?: number
+}
+
+export function setLink(index: number, to: LinkSettings): Uint8Array {
+  const message = linkHeader(Rtm.newLink, 0, index, to.up)
+  if (to.mac !== undefined) message.attribute(IFLA_ADDRESS, macBytes(to.mac))
+  if (to.mtu !== undefined) message.attributeU32(IFLA_MTU, to.mtu)
+  if (to.name !== undefined) message.attributeText(IFLA_IFNAME, to.name)
+  if (to.namespace !== undefined) message.attributeU32(IFLA_NET_NS_FD, to.namespace)
+  return message.finish()
+}
+
+/** Deletes a link; with a veth its other end goes too. Nothing there is no error. */
+export async function deleteLink(socket: NetlinkSocket, link: KernelLink): Promise<void> {
+  const [result] = await socket.change([linkHeader(Rtm.delLink, 0, link.index).finish()])
+  if (result && result.errno !== 0 && !missing.has(errnoName(result.errno)))
+    throw failureOf(result, `delete link \`${link.name}\``)
+}
+
+/** Adds an address, or confirms it; duplicate address detection is left out, as nobody else can have it. */
+export function putAddress(index: number, ip: Ip, length: number): Uint8Array {
+  return addressMessage(Rtm.newAddress, NLM_F_CREATE | NLM_F_REPLACE, index, ip, length)
+    .attributeU32(IFA_FLAGS, ip.family === 6 ? IFA_F_NODAD : 0)
+    .finish()
+}
+
+export function dropAddress(index: number, ip: Ip, length: number): Uint8Array {
+  return addressMessage(Rtm.delAddress, 0, index, ip, length).finish()
+}
+
+function addressMessage(type: number, flags: number, index: number, ip: Ip, length: number): MessageBuilder {
+  // struct ifaddrmsg: family, prefix length, flags, scope, index.
+  const linkScope = 253
+  const message = new MessageBuilder(type, flags).u8(addressFamily(ip)).u8(length).u8(0)
+  message.u8(ip.isLinkLocal() ? linkScope : 0).u32(index)
+  return message.attributeIp(IFA_LOCAL, ip).attributeIp(IFA_ADDRESS, ip)
+}
+
+export function macText(bytes: Uint8Array): string {
+  return [...bytes].map(byte => byte.toString(16).padStart(2, '0')).join(':')
+}
+
+export function macBytes(text: string): Uint8Array {
+  return Uint8Array.from(text.split(':'), part => Number.parseInt(part, 16))
+}
