@@ -1,0 +1,569 @@
+/**
+ * What this process knows of the IPAM records, each with the revision it was seen at, and drafts of commits over it.
+ *
+ *   feed (apply, inSync) --.
+ *   reads (fetch) ---------+--> Records --> Draft: overlay + conditions + writes --> one commit --> learned back
+ *   own commits -----------'
+ *
+ * `Records` may be stale, never wrong about what it claims: every record a plan relies on to write becomes a condition of
+ * the commit, so a stale plan fails and is made again. A plan that reads a record not known yet ends with `Need`, thrown
+ * and caught inside this room: the loop reads what is needed and plans again, so that planning itself stays synchronous.
+ *
+ * Absent records are remembered too (`modRevision` 0), with the revision up to which that is known: a late delivery from
+ * the feed must not bring back what our own commit has deleted.
+ */
+
+import { invariant } from '../lib/errors.ts'
+import { Prefix } from '../lib/ip.ts'
+import type { Family, Ip } from '../lib/ip.ts'
+import type { Condition, Datastore, Entry, Revision, Write } from '../lib/ports.ts'
+import {
+  affinityKey,
+  affinityPrefix,
+  blockKey,
+  blockPrefix,
+  blocksPrefix,
+  decodeAffinity,
+  decodeBlock,
+  decodeHandle,
+  decodeIpamConfig,
+  decodeResource,
+  handleKey,
+  handlesPrefix,
+  ipamConfigKey,
+  parseKey,
+  printJson,
+  resourceKey,
+  resourcePrefix,
+} from '../model/index.ts'
+import type {
+  AllocationBlock,
+  BlockAffinity,
+  Decoded,
+  IPAMConfig,
+  IPAMHandle,
+  IPPool,
+  IPReservation,
+  Node,
+  Update,
+} from '../model/index.ts'
+import { Block, blockLengths } from './block.ts'
+
+/** One record: its value, undefined when absent, and the revision to compare with. */
+export interface Held<T> {
+  readonly key: string
+  readonly value: T | undefined
+  /** 0: absent. */
+  readonly modRevision: Revision
+  /** What is wrong with a record that is there and cannot be used. */
+  readonly damage?: string
+}
+
+export interface OwnedBlock extends Held<BlockAffinity> {
+  readonly cidr: Prefix
+}
+
+export interface HeldBlock extends Held<Block> {
+  readonly cidr: Prefix
+}
+
+/** Thrown by a read of what is not known yet. Never leaves the room. */
+export class Need extends Error {
+  readonly keys: readonly string[]
+  readonly prefixes: readonly string[]
+
+  constructor(keys: readonly string[], prefixes: readonly string[] = []) {
+    super(`needs ${[...keys, ...prefixes].join(' ')}`)
+    this.keys = keys
+    this.prefixes = prefixes
+  }
+}
+
+/** etcd's limit of conditions, and of writes, per commit. */
+export const commitLimit = 128
+
+/** Handles remembered beyond what is under way; the oldest go first. */
+const handlesKept = 8192
+
+interface Slot {
+  readonly value: unknown
+  readonly modRevision: Revision
+  readonly damage: string | undefined
+  /** The record is known to be so at least up to here. */
+  readonly seen: Revision
+}
+
+export class Records {
+  readonly #slots = new Map<string, Slot>()
+  /** Prefixes below which everything is known; absent there means absent in the store. */
+  readonly #complete = new Set<string>()
+  readonly #blocks: Readonly<Record<Family, Map<string, Prefix>>> = { 4: new Map(), 6: new Map() }
+  readonly #affinities = new Map<string, Map<string, Prefix>>()
+  readonly #named = { IPPool: new Set<string>(), IPReservation: new Set<string>() }
+  readonly #handles = new Set<string>()
+  #fed = false
+  #latest: Revision = 0
+  /** Changes when pools or reservations do: what is derived from them is kept until then. */
+  #poolsVersion = 0
+
+  /** Blocks that have vanished had lower sequence numbers than this. */
+  #sequenceFloor = 0n
+
+  /** True while a feed keeps everything but handles up to date. */
+  get fed(): boolean {
+    return this.#fed
+  }
+
+  /** Above every sequence number of a block known to have gone (invariant 5). */
+  get sequenceFloor(): bigint {
+    return this.#sequenceFloor
+  }
+
+  get poolsVersion(): number {
+    return this.#poolsVersion
+  }
+
+  // ------------------------------------------------------------------------------------------------------- learning
+
+  /** One change from the feed. */
+  apply(update: Update): void {
+    const { value, revision } = update
+    switch (update.kind) {
+      case 'Block':
+        return this.#learnValue(blockKey(update.cidr), value, revision)
+      case 'BlockAffinity':
+        return this.#learnValue(affinityKey(update.owner, update.cidr), value, revision)
+      case 'IPAMHandle':
+        // Only those under way here are of interest; a cluster has as many handles as pods.
+        if (this.#handles.has(handleKey(update.id))) this.#learnValue(handleKey(update.id), value, revision)
+        return
+      case 'IPAMConfig':
+        return this.#learnValue(ipamConfigKey, value, revision)
+      case 'IPPool':
+      case 'IPReservation':
+      case 'Node':
+        return this.#learnValue(resourceKey(update.kind, update.name), value, revision)
+      default:
+        return
+    }
+  }
+
+  /** The feed has delivered everything there is; from now on what it did not mention is absent. */
+  inSync(): void {
+    this.#fed = true
+  }
+
+  /** The feed has stopped: nothing is taken for known any more. */
+  feedLost(): void {
+    this.#fed = false
+    this.forget()
+  }
+
+  forget(): void {
+    this.#slots.clear()
+    this.#complete.clear()
+    this.#handles.clear()
+    this.#affinities.clear()
+    for (const family of [4, 6] as const) this.#blocks[family].clear()
+    for (const names of Object.values(this.#named)) names.clear()
+    this.#poolsVersion++
+  }
+
+  /** Reads single keys and whole prefixes from the store. */
+  async fetch(store: Datastore, need: { keys: Iterable<string>; prefixes: Iterable<string> }): Promise<void> {
+    // The store is at least at this revision when it answers, so what it calls absent was absent then.
+    const asOf = this.#latest
+    const keys = [...new Set(need.keys)]
+    const prefixes = [...new Set(need.prefixes)]
+    await Promise.all([
+      ...keys.map(async key => this.#learnEntry(key, await store.get(key), asOf)),
+      ...prefixes.map(async prefix => {
+        const { entries, revision } = await store.list(prefix)
+        const present = new Set(entries.map(({ key }) => key))
+        for (const [key, slot] of this.#slots)
+          if (slot.modRevision > 0 && key.startsWith(prefix) && !present.has(key))
+            this.#learnEntry(key, undefined, revision)
+        for (const entry of entries) this.#learnEntry(entry.key, entry, revision)
+        this.#complete.add(prefix)
+      }),
+    ])
+  }
+
+  /** What a commit of ours has written. */
+  committed(writes: readonly Write[], revision: Revision): void {
+    for (const { key, value } of writes)
+      this.#learnEntry(key, value === undefined ? undefined : { key, value, modRevision: revision }, revision)
+  }
+
+  #learnEntry(key: string, entry: Entry | undefined, asOf: Revision): void {
+    if (!entry) return this.#learn(key, { value: undefined, modRevision: 0, damage: undefined, seen: asOf })
+    const { modRevision } = entry
+    const decoded = decode(key, entry)
+    if (!decoded) return
+    const slot = decoded.ok
+      ? { value: decoded.value, modRevision, damage: undefined }
+      : { value: undefined, modRevision, damage: decoded.reason }
+    this.#learn(key, { ...slot, seen: Math.max(asOf, modRevision) })
+  }
+
+  #learnValue(key: string, value: unknown, revision: Revision): void {
+    this.#learn(key, { value, modRevision: value === undefined ? 0 : revision, damage: undefined, seen: revision })
+  }
+
+  #learn(key: string, slot: Slot): void {
+    const known = this.#slots.get(key)
+    if (known && (known.seen > slot.seen || (known.modRevision > 0 && known.modRevision === slot.modRevision))) return
+    this.#latest = Math.max(this.#latest, slot.seen)
+    if (known && known.modRevision > 0 && slot.modRevision === 0) this.#noteVanished(key, known)
+    this.#slots.set(key, slot)
+    this.#index(key, slot.modRevision > 0)
+  }
+
+  #noteVanished(key: string, slot: Slot): void {
+    if (!key.startsWith(blocksPrefix)) return
+    const { sequenceNumber = 0 } = (slot.value ?? {}) as Partial<AllocationBlock>
+    // The commit that deleted it may have come after writes that were never seen here.
+    const floor = BigInt(sequenceNumber) + 1_000n
+    if (floor > this.#sequenceFloor) this.#sequenceFloor = floor
+  }
+
+  #index(key: string, present: boolean): void {
+    const ref = parseKey(key)
+    if (ref?.type === 'block') keep(this.#blocks[ref.cidr.family], ref.cidr, present)
+    else if (ref?.type === 'affinity') {
+      let owned = this.#affinities.get(ref.owner)
+      if (!owned) this.#affinities.set(ref.owner, (owned = new Map()))
+      keep(owned, ref.cidr, present)
+    } else if (ref?.type === 'handle') this.#keepHandle(key)
+    else if (ref?.type === 'resource' && (ref.kind === 'IPPool' || ref.kind === 'IPReservation')) {
+      this.#poolsVersion++
+      if (present) this.#named[ref.kind].add(ref.name)
+      else this.#named[ref.kind].delete(ref.name)
+    }
+  }
+
+  #keepHandle(key: string): void {
+    this.#handles.delete(key)
+    this.#handles.add(key)
+    if (this.#handles.size <= handlesKept) return
+    const oldest = this.#handles.values().next().value!
+    this.#handles.delete(oldest)
+    this.#slots.delete(oldest)
+  }
+
+  // -------------------------------------------------------------------------------------------------------- reading
+
+  /** Throws `Need` when it is not known whether there is such a record. */
+  #held<T>(key: string, prefix: string | undefined): Held<T> {
+    const slot = this.#slots.get(key)
+    if (slot) {
+      const held = { key, value: slot.value as T | undefined, modRevision: slot.modRevision }
+      return slot.damage === undefined ? held : { ...held, damage: slot.damage }
+    }
+    const known = prefix !== undefined && (this.#fed || this.#complete.has(prefix))
+    if (!known) throw new Need([key])
+    return { key, value: undefined, modRevision: 0 }
+  }
+
+  #complains(prefixes: readonly string[]): void {
+    const missing = this.#fed ? [] : prefixes.filter(prefix => !this.#complete.has(prefix))
+    if (missing.length > 0) throw new Need([], missing)
+  }
+
+  config(): Held<IPAMConfig> {
+    return this.#held(ipamConfigKey, this.#fed ? ipamConfigKey : undefined)
+  }
+
+  node(name: string): Held<Node> {
+    return this.#held(resourceKey('Node', name), resourcePrefix('Node'))
+  }
+
+  /** All pools and reservations, in the order of their names. */
+  pools(): readonly Held<IPPool>[] {
+    return this.#all('IPPool')
+  }
+
+  reservations(): readonly Held<IPReservation>[] {
+    return this.#all('IPReservation')
+  }
+
+  #all<T>(kind: 'IPPool' | 'IPReservation'): Held<T>[] {
+    this.#complains([resourcePrefix('IPPool'), resourcePrefix('IPReservation')])
+    const prefix = resourcePrefix(kind)
+    return [...this.#named[kind]].sort().map(name => this.#held<T>(`${prefix}${name}`, prefix))
+  }
+
+  handle(id: string): Held<IPAMHandle> {
+    return this.#held(handleKey(id), undefined)
+  }
+
+  /** As `handle`; one that is not known is taken for absent, which the commit then finds out. */
+  handleOrAbsent(id: string): Held<IPAMHandle> {
+    return this.#slots.has(handleKey(id)) ? this.handle(id) : { key: handleKey(id), value: undefined, modRevision: 0 }
+  }
+
+  affinity(owner: string, cidr: Prefix): Held<BlockAffinity> {
+    return this.#held(affinityKey(owner, cidr), affinityPrefix(owner, cidr.family))
+  }
+
+  /** The blocks this owner claims or once claimed, in address order. */
+  affinities(owner: string, family: Family): OwnedBlock[] {
+    const prefix = affinityPrefix(owner, family)
+    this.#complains([prefix])
+    const owned = [...(this.#affinities.get(owner)?.values() ?? [])].filter(cidr => cidr.family === family)
+    return owned.sort((a, b) => a.compare(b)).map(cidr => ({ cidr, ...this.affinity(owner, cidr) }))
+  }
+
+  /** Everybody that has an affinity record here, as far as is known; complete only with a feed. */
+  owners(): string[] {
+    return [...this.#affinities].filter(([, owned]) => owned.size > 0).map(([owner]) => owner)
+  }
+
+  block(cidr: Prefix): HeldBlock {
+    const held = this.#held<{ cidr: string }>(blockKey(cidr), blockPrefix(cidr.family))
+    return { cidr, ...readBlock(held as Held<never>) }
+  }
+
+  /** Asks for all of these at once where reading them one by one would cost a round trip each. */
+  require(blocks: readonly Prefix[], handles: readonly string[] = []): void {
+    const keys = handles.map(handleKey).filter(key => !this.#slots.has(key))
+    if (!this.#fed)
+      for (const cidr of blocks)
+        if (!this.#slots.has(blockKey(cidr)) && !this.#complete.has(blockPrefix(cidr.family))) keys.push(blockKey(cidr))
+    if (keys.length > 0) throw new Need(keys)
+  }
+
+  /** The block that holds an address, of whatever size it may be: one look per size, no list. */
+  blockHolding(ip: Ip): HeldBlock | undefined {
+    const { min, max } = blockLengths[ip.family]
+    const cidrs = Array.from({ length: max - min + 1 }, (_, i) => new Prefix(ip, max - i))
+    this.require(cidrs)
+    return cidrs.map(cidr => this.block(cidr)).find(({ modRevision }) => modRevision > 0)
+  }
+
+  /** Every block of a family. Without a feed this is one list of all of them. */
+  blocks(family: Family): HeldBlock[] {
+    this.#complains([blockPrefix(family)])
+    return [...this.#blocks[family].values()].map(cidr => this.block(cidr))
+  }
+
+  /** CIDRs of every block of a family, without reading the blocks. */
+  blockCidrs(family: Family): IterableIterator<Prefix> {
+    this.#complains([blockPrefix(family)])
+    return this.#blocks[family].values()
+  }
+}
+
+/** A commit being made: what it will have changed, over what is known. Conditions and writes stay within the limit. */
+export class Draft {
+  readonly records: Records
+  readonly #under: Draft | undefined
+  readonly #changes = new Map<string, Change>()
+  readonly #guards = new Map<string, Revision>()
+  /** Conditions that came with a request. */
+  readonly callersConditions = new Map<string, Revision>()
+
+  constructor(records: Records, under?: Draft) {
+    this.records = records
+    this.#under = under
+  }
+
+  /** A draft over this one, to be merged or dropped. */
+  fork(): Draft {
+    return new Draft(this.records, this)
+  }
+
+  get isEmpty(): boolean {
+    return this.#changes.size === 0
+  }
+
+  /** Takes in a draft made by `fork`, unless the whole would outgrow one commit. */
+  merge(fork: Draft): boolean {
+    const conditions = new Set([...this.#guards.keys(), ...fork.#guards.keys()])
+    const writes = new Set(this.#changes.keys())
+    for (const [key, change] of fork.#changes) {
+      // Two callers' own writes at one key, and two requests about one handle, go one after the other.
+      if (writes.has(key) && (change.kind === 'extra' || key.startsWith(handlesPrefix))) return false
+      writes.add(key)
+      conditions.add(key)
+    }
+    for (const key of writes) conditions.add(key)
+    if (conditions.size > commitLimit || writes.size > commitLimit) return false
+    for (const [key, change] of fork.#changes) this.#changes.set(key, change)
+    for (const [key, revision] of fork.#guards) this.#guards.set(key, revision)
+    return true
+  }
+
+  changes(key: string): boolean {
+    return this.#changes.has(key) || (this.#under?.changes(key) ?? false)
+  }
+
+  /** Keys changed by this draft itself. */
+  changedKeys(): IterableIterator<string> {
+    return this.#changes.keys()
+  }
+
+  #changed(key: string): Change | undefined {
+    return this.#changes.get(key) ?? (this.#under ? this.#under.#changed(key) : undefined)
+  }
+
+  // -------------------------------------------------------------------------------------------------------- reading
+
+  block(cidr: Prefix): HeldBlock {
+    const change = this.#changed(blockKey(cidr))
+    if (!change) return this.records.block(cidr)
+    return { cidr, key: blockKey(cidr), value: change.value as Block | undefined, modRevision: change.was }
+  }
+
+  affinity(owner: string, cidr: Prefix): Held<BlockAffinity> {
+    return this.#over(affinityKey(owner, cidr), () => this.records.affinity(owner, cidr))
+  }
+
+  /** This owner's affinities, those of this draft included. */
+  affinities(owner: string, family: Family): OwnedBlock[] {
+    const known = new Map(this.records.affinities(owner, family).map(owned => [owned.key, owned]))
+    for (const key of this.#allChanged()) {
+      const ref = key.startsWith(affinityPrefix(owner, family)) ? parseKey(key) : undefined
+      if (ref?.type !== 'affinity') continue
+      const held = this.affinity(owner, ref.cidr)
+      if (held.value) known.set(key, { cidr: ref.cidr, ...held })
+      else known.delete(key)
+    }
+    return [...known.values()].sort((a, b) => a.cidr.compare(b.cidr))
+  }
+
+  handle(id: string): Held<IPAMHandle> {
+    return this.#over(handleKey(id), () => this.records.handle(id))
+  }
+
+  #over<T>(key: string, otherwise: () => Held<T>): Held<T> {
+    const change = this.#changed(key)
+    return change ? { key, value: change.value as T | undefined, modRevision: change.was } : otherwise()
+  }
+
+  *#allChanged(): Generator<string> {
+    yield* this.#changes.keys()
+    if (this.#under) yield* this.#under.#allChanged()
+  }
+
+  // -------------------------------------------------------------------------------------------------------- changing
+
+  /** The commit is to fail unless this record is as it was seen. */
+  guard(held: Held<unknown>): void {
+    if (!this.#changed(held.key)) this.#guards.set(held.key, held.modRevision)
+  }
+
+  setBlock(cidr: Prefix, value: Block | undefined): void {
+    const held = this.block(cidr)
+    this.#change(held, { kind: 'block', value })
+  }
+
+  setAffinity(owner: string, cidr: Prefix, state: 'pending' | 'confirmed' | undefined): void {
+    const held = this.affinity(owner, cidr)
+    this.#change(held, { kind: 'json', value: state && { ...held.value, state, deleted: false } })
+  }
+
+  /** Adds to a handle's count for a block; at zero the entry goes, and with the last entry the handle. */
+  addToHandle(id: string, cidr: Prefix, by: number): void {
+    const held = this.#changed(handleKey(id)) || by < 0 ? this.handle(id) : this.records.handleOrAbsent(id)
+    if (!held.value && by <= 0) return
+    this.setHandleCount(held, cidr, (held.value?.block[cidr.key] ?? 0) + by)
+  }
+
+  setHandleCount(held: Held<IPAMHandle>, cidr: Prefix, count: number): void {
+    const { [cidr.key]: _count, ...others } = held.value?.block ?? {}
+    const block = count > 0 ? { ...held.value?.block, [cidr.key]: count } : others
+    const empty = Object.keys(block).length === 0
+    this.#change(held, { kind: 'json', value: empty ? undefined : { deleted: false, ...held.value, block } })
+  }
+
+  setConfig(value: IPAMConfig): void {
+    this.#change(this.records.config(), { kind: 'json', value })
+  }
+
+  /** A caller's own condition or write, carried as it is. */
+  extra(when: readonly Condition[], writes: readonly Write[]): void {
+    for (const { key, modRevision } of when) {
+      this.#guards.set(key, modRevision)
+      this.callersConditions.set(key, modRevision)
+    }
+    for (const write of writes) this.#changes.set(write.key, { kind: 'extra', value: undefined, was: -1, write })
+  }
+
+  #change(held: Held<unknown>, to: { kind: 'block' | 'json'; value: unknown }): void {
+    const was = this.#changed(held.key)?.was ?? held.modRevision
+    this.#changes.set(held.key, { ...to, was })
+  }
+
+  /** The callers' own writes in it. */
+  extraWrites(): Write[] {
+    return [...this.#changes.values()].flatMap(({ write }) => write ?? [])
+  }
+
+  /** The commit. Blocks are sealed here: one step of their sequence number per write. */
+  plan(): { when: Condition[]; writes: Write[] } {
+    const when = new Map(this.#guards)
+    const writes: Write[] = []
+    for (const [key, change] of this.#changes) {
+      if (change.kind === 'extra') {
+        invariant(change.write, 'an extra change is a write')
+        writes.push(change.write)
+        continue
+      }
+      when.set(key, change.was)
+      // Deleting what never was is nothing to write; the condition still has to hold.
+      if (change.value === undefined) {
+        if (change.was > 0) writes.push({ key, value: undefined })
+      } else
+        writes.push({
+          key,
+          value: printJson(change.value instanceof Block ? change.value.sealed().value : change.value),
+        })
+    }
+    return { when: [...when].map(([key, modRevision]) => ({ key, modRevision })), writes }
+  }
+}
+
+interface Change {
+  readonly kind: 'block' | 'json' | 'extra'
+  readonly value: unknown
+  /** Revision of the record under the change; 0: absent. */
+  readonly was: Revision
+  readonly write?: Write
+}
+
+function keep(index: Map<string, Prefix>, cidr: Prefix, present: boolean): void {
+  if (present) index.set(cidr.key, cidr)
+  else index.delete(cidr.key)
+}
+
+/** Undefined for keys that are none of this room's. */
+function decode(key: string, entry: Entry): Decoded<unknown> | undefined {
+  const ref = parseKey(key)
+  switch (ref?.type) {
+    case 'block':
+      return decodeBlock(ref.cidr, entry.value)
+    case 'affinity':
+      return decodeAffinity(entry.value)
+    case 'handle':
+      return decodeHandle(entry.value)
+    case 'ipam-config':
+      return decodeIpamConfig(entry.value)
+    case 'resource':
+      return decodeResource(ref, entry.value, entry.modRevision)
+    default:
+      return undefined
+  }
+}
+
+const blocksRead = new WeakMap<object, Block | 'damaged'>()
+
+/** Each stored record becomes a `Block` once, however often it is read. */
+function readBlock(held: Held<never>): Held<Block> {
+  const { value: record, ...rest } = held as Held<Block['value']>
+  if (record === undefined) return { ...rest, value: undefined }
+  let block = blocksRead.get(record)
+  if (!block) blocksRead.set(record, (block = Block.read(record) ?? 'damaged'))
+  if (block !== 'damaged') return { ...rest, value: block }
+  return { ...rest, value: undefined, damage: 'free and allocated ordinals do not add up' }
+}
