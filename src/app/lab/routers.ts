@@ -12,7 +12,8 @@
 import { existsSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import type { Ip } from '../../lib/ip.ts'
-import { findProgram, run } from './process.ts'
+import type { Clock } from '../../lib/ports.ts'
+import { findProgram, pause, run } from './process.ts'
 import type { RouterKind } from './topology.ts'
 
 export interface RouterPeer {
@@ -20,6 +21,9 @@ export interface RouterPeer {
   readonly as: number
   readonly ip: Ip
   readonly ip6?: Ip
+  /** Our own address towards it, where that is not the router's usual one. */
+  readonly source?: Ip
+  readonly source6?: Ip
   /** Another rack's router: routes are exchanged, not only taken. */
   readonly exchange: boolean
   readonly bfd: boolean
@@ -39,6 +43,8 @@ export interface RouterPlan {
 export interface Daemon {
   readonly name: string
   readonly argv: readonly string[]
+  /** Waits until the next daemon may be started. */
+  ready?(clock: Clock): Promise<void>
 }
 
 export interface Session {
@@ -103,9 +109,14 @@ const programs: Record<RouterKind, RouterProgram> = {
     version: async () => `FRR ${await versionOf([program('bgpd'), '--version'], /version (\S+)/)}`,
     files: plan => [
       { name: 'zebra.conf', text: `hostname ${plan.name}\n` },
+      { name: 'group', text: 'root:x:0:\nfrr:x:0:root\nfrrvty:x:0:root\n' },
       { name: 'bgpd.conf', text: frrConfig(plan) },
     ],
-    daemons: plan => ['zebra', 'bgpd'].map(name => ({ name, argv: frrArgv(plan, name) })),
+    daemons: plan => [
+      // bgpd looks for zebra's socket once, and then only every ten seconds.
+      { name: 'zebra', argv: frrArgv(plan, 'zebra'), ready: clock => waitForFile(`${plan.folder}/zserv.api`, clock) },
+      { name: 'bgpd', argv: frrArgv(plan, 'bgpd') },
+    ],
     routes: (plan, family) => ({
       argv: vtysh(plan, family === 4 ? 'show ip route bgp' : 'show ipv6 route bgp'),
       shown: family === 4 ? "vtysh -c 'show ip route bgp'" : "vtysh -c 'show ipv6 route bgp'",
@@ -168,6 +179,10 @@ function program(name: string): string {
   return findProgram(name) ?? name
 }
 
+async function waitForFile(path: string, clock: Clock): Promise<void> {
+  for (const deadline = clock.now() + 3000; !existsSync(path) && clock.now() < deadline; ) await pause(clock, 20)
+}
+
 async function versionOf(argv: readonly string[], pattern: RegExp): Promise<string> {
   const { stdout, stderr } = await run(argv, { mayFail: true })
   return pattern.exec(stdout + stderr)?.[1] ?? 'of unknown version'
@@ -198,7 +213,7 @@ ${sessions.join('\n')}`
 function birdSession(plan: RouterPlan, peer: RouterPeer, family: 4 | 6): string {
   const name = `${peer.name.replaceAll('-', '_')}${family === 6 ? '_v6' : ''}`
   return `protocol bgp ${name} {
-  local ${family === 4 ? plan.ip : plan.ip6} as ${plan.as};
+  local ${family === 4 ? (peer.source ?? plan.ip) : (peer.source6 ?? plan.ip6)} as ${plan.as};
   neighbor ${family === 4 ? peer.ip : peer.ip6} as ${peer.as};
   connect delay time 1; connect retry time 3; error wait time 1, 5; error forget time 10;
   hold time 90; graceful restart on;${peer.bfd ? ' bfd on;' : ''}
@@ -209,13 +224,17 @@ function birdSession(plan: RouterPlan, peer: RouterPeer, family: 4 | 6): string 
 
 // ------------------------------------------------------------------------------------------------------------- FRR
 
+/**
+ * FRR's daemons want to become user frr, and refuse any user outside the group frrvty. In a user namespace neither
+ * exists, so they stay root and see a group file of their own; their mount namespace is theirs alone (ip netns exec).
+ */
 function frrArgv(plan: RouterPlan, name: string): string[] {
   const at = (file: string) => `${plan.folder}/${file}`
   return [
-    program(name),
+    ...['sh', '-ec', 'mount --bind "$1" /etc/group; shift; exec "$@"', 'sh', at('group'), program(name)],
     ...['-f', at(`${name}.conf`), '-i', at(`${name}.pid`), '-z', at('zserv.api'), '--vty_socket', plan.folder],
-    // Port 0: no telnet console. -S: keep root, there may be no frr user here (user namespace).
-    ...['-P', '0', '-S', '--log', 'stdout', '--log-level', 'warnings'],
+    // Port 0: no telnet console.
+    ...['-P', '0', '--log', 'stdout', '--log-level', 'warnings', '-u', 'root', '-g', 'root'],
   ]
 }
 
@@ -225,11 +244,12 @@ function vtysh(plan: RouterPlan, command: string): string[] {
 
 export function frrConfig(plan: RouterPlan): string {
   const v6 = plan.peers.filter(peer => plan.ip6 && peer.ip6)
-  const neighbor = (ip: Ip, peer: RouterPeer) =>
+  const neighbor = (ip: Ip, peer: RouterPeer, source?: Ip) =>
     [
       ` neighbor ${ip} remote-as ${peer.as}`,
       ` neighbor ${ip} description ${peer.name}`,
       ` neighbor ${ip} timers connect 3`,
+      ...(source ? [` neighbor ${ip} update-source ${source}`] : []),
       ...(peer.bfd ? [` neighbor ${ip} bfd`] : []),
     ].join('\n')
   const activated = (ip: Ip, peer: RouterPeer) =>
@@ -246,7 +266,7 @@ router bgp ${plan.as}
  no bgp default ipv4-unicast
  bgp graceful-restart
  bgp graceful-restart preserve-fw-state
-${[...plan.peers.map(peer => neighbor(peer.ip, peer)), ...v6.map(peer => neighbor(peer.ip6!, peer))].join('\n')}
+${[...plan.peers.map(peer => neighbor(peer.ip, peer, peer.source)), ...v6.map(peer => neighbor(peer.ip6!, peer, peer.source6))].join('\n')}
  address-family ipv4 unicast
 ${plan.peers.map(peer => activated(peer.ip, peer)).join('\n')}
  exit-address-family
@@ -286,8 +306,8 @@ export function gobgpConfig(plan: RouterPlan): string {
       enabled = true
 `
   const sessions = plan.peers.flatMap(peer => [
-    neighbor(peer.ip, plan.ip, peer),
-    ...(plan.ip6 && peer.ip6 ? [neighbor(peer.ip6, plan.ip6, peer)] : []),
+    neighbor(peer.ip, peer.source ?? plan.ip, peer),
+    ...(plan.ip6 && peer.ip6 ? [neighbor(peer.ip6, peer.source6 ?? plan.ip6, peer)] : []),
   ])
   return `[global.config]
   as = ${plan.as}
