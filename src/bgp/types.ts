@@ -201,8 +201,29 @@ export interface PrefixCounts {
   readonly stale: number
 }
 
+/** Who we are, as far as routes care: loop checks, reflection, refusal of our own next hops. */
+export interface RibSelf {
+  readonly routerId: Ip
+  readonly clusterId: Ip
+  readonly localAs: number
+  readonly addresses: readonly { readonly ip: Ip; readonly length: number }[]
+}
+
+/** Parts of the protocol that need the RIB; what it does not have is never offered to a peer. Absent: not there. */
+export interface RibAbilities {
+  readonly addPathIn?: boolean
+  readonly addPathOut?: boolean
+  /** RFC 8950 */
+  readonly extendedNextHop?: boolean
+  /** Messages above 4096 octets, received and sent. */
+  readonly extendedMessage?: boolean
+}
+
 /** The RIB as the speaker drives it. Everything is synchronous; `step` is the only call that may take its time slice. */
 export interface RibPort {
+  readonly abilities?: RibAbilities
+  /** Called before the first peer, and again when it changes; then no session is up that used the old identity. */
+  configure?(self: RibSelf): void
   addPeer(peer: RibPeer): void
   /** Same slot and families, other policy or knobs: re-decides from what was received, no new session needed. */
   changePeer(peer: RibPeer): void

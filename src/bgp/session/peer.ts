@@ -1,0 +1,650 @@
+/**
+ * One neighbour: the connection in use, up to two candidates for it, and everything that outlives a connection.
+ *
+ * ```
+ *   #dialled  ours to them, started by IdleHold      \  collision: RFC 4271 §6.8, the one dialled by the
+ *   #accepted theirs to us, one at a time             >  higher identifier survives
+ *   #current  the one that became Established        /
+ * ```
+ *
+ * Promises: at most one established connection; both sides dial and both accept, whatever their addresses; a candidate
+ * whose OPEN came first waits up to 2 s for a better one that is still shaking hands, so that the two ends never kill
+ * one connection each; back-off from 1 to 60 s that only falls after a minute of Established; routes removed or kept
+ * stale as graceful restart says; for every time it is down, a cause in words. Leaves to others: sockets and timers of
+ * one connection (`connection.ts`), routes (`RibPort`), listening and who may connect (`speaker.ts`).
+ *
+ * RFC 4271 §6.8, §8; RFC 6286 §2.3; RFC 4724 §4 and §5; `bgp-speaker.md` sections 4, 11, 14.
+ */
+
+import type { Family, Ip } from '../../lib/ip.ts'
+import type { Clock, Conn, ConnEvents, DialOptions, Endpoint, Log, Random, Timer, Transport } from '../../lib/ports.ts'
+import type { PeerConfig, RibPeer, RibPort, SpeakerConfig } from '../types.ts'
+import type { Refresh } from '../wire/message.ts'
+import { encodeRefresh, messageType } from '../wire/message.ts'
+import type { Notification } from '../wire/notification.ts'
+import {
+  cease,
+  code,
+  describeNotification,
+  hardReset,
+  notification,
+  unwrapHardReset,
+  WireError,
+} from '../wire/notification.ts'
+import type { Open } from '../wire/open.ts'
+import { encodeOpen } from '../wire/open.ts'
+import type { Cause, Circumstances } from './cause.ts'
+import { causeOf, describeDown, dialFailed } from './cause.ts'
+import type { ConnectionOwner } from './connection.ts'
+import { Connection } from './connection.ts'
+import type { DownReason, Setup, StateName } from './fsm.ts'
+import type { Abilities, RestartOffer, Session } from './negotiate.ts'
+import { judge, offer, ourDialSurvives } from './negotiate.ts'
+import { changeClass, ribPeer, sameValue } from './peer-config.ts'
+import { PeerRecord } from './record.ts'
+import { keepsRoutes, StaleRoutes } from './restart.ts'
+
+export interface PeerPorts {
+  readonly clock: Clock
+  readonly transport: Transport
+  readonly random: Random
+  readonly log: Log
+  readonly rib: RibPort
+}
+
+/** What a neighbour must know of its speaker, and tells it. */
+export interface PeerHost {
+  config(): SpeakerConfig
+  abilities(): Abilities
+  restartOffer(peer: Peer): RestartOffer
+  stateChanged(peer: Peer, from: StateName, to: StateName): void
+  up(peer: Peer, session: Session): void
+  down(peer: Peer, why: DownReason): void
+  endOfRib(peer: Peer, family: Family): void
+  /** Received routes may have made work for the RIB. */
+  received(peer: Peer): void
+  /** The socket has room again. */
+  writable(peer: Peer): void
+}
+
+const leastIdleHoldMs = 1000
+const mostIdleHoldMs = 60_000
+/** A session that stayed up this long has earned a fresh start. */
+const provenMs = 60_000
+/** How long an OPEN waits for the rightful winner of a collision to show its own. */
+const collisionWaitMs = 2000
+/** A dial race is over within this; whoever dials later than that has forgotten the session. */
+const raceMs = 2000
+const openWaitMs = 240_000
+/** Whoever dialled us and says nothing does not get four minutes. */
+const acceptedOpenWaitMs = 30_000
+/** Both sides dial, the lower identifier a little later. */
+const firstDialSpreadMs = 250
+const deconfiguredHoldMs = 30_000
+const warnShare = 0.8
+
+export class Peer implements ConnectionOwner {
+  readonly slot: number
+  readonly record: PeerRecord
+  readonly #ports: PeerPorts
+  readonly #host: PeerHost
+  readonly #stale: StaleRoutes
+  #config: PeerConfig
+  #dialled: Connection
+  #accepted: Connection | undefined
+  #current: Connection | undefined
+  #session: Session | undefined
+  #ribPeer: RibPeer | undefined
+  #waiting: { readonly connection: Connection; readonly session: Session; readonly timer: Timer } | undefined
+  #idleHold: Timer | undefined
+  #idleHoldAtMs: number | undefined
+  #idleHoldMs = leastIdleHoldMs
+  #refuseUntilMs = 0
+  #establishedAtMs = 0
+  #running = false
+  #everUp = false
+  #remoteIdentifier: number | undefined
+  /** Set while the peer is no longer configured; monotonic. */
+  #lingerUntilMs: number | undefined
+  #limitWarned = new Set<Family>()
+
+  constructor(slot: number, config: PeerConfig, host: PeerHost, ports: PeerPorts) {
+    this.slot = slot
+    this.#config = config
+    this.#host = host
+    this.#ports = ports
+    this.record = new PeerRecord(ports.clock)
+    this.#stale = new StaleRoutes(slot, {
+      clock: ports.clock,
+      rib: ports.rib,
+      changed: () => host.received(this),
+    })
+    this.#dialled = this.#connection(false)
+  }
+
+  get key(): string {
+    return this.#config.key
+  }
+
+  get config(): PeerConfig {
+    return this.#config
+  }
+
+  get session(): Session | undefined {
+    return this.#session
+  }
+
+  get established(): boolean {
+    return this.#current !== undefined
+  }
+
+  /** True once a session was up: our forwarding state has been in place since. */
+  get everUp(): boolean {
+    return this.#everUp
+  }
+
+  get staleRoutes(): StaleRoutes {
+    return this.#stale
+  }
+
+  /** The connection that says most about the peer. */
+  get connection(): Connection {
+    if (this.#current) return this.#current
+    const accepted = this.#accepted
+    return accepted && rank(accepted.state) > rank(this.#dialled.state) ? accepted : this.#dialled
+  }
+
+  get state(): StateName {
+    return this.connection.state
+  }
+
+  /** When we will dial next, on the monotonic clock. */
+  get nextDialAtMs(): number | undefined {
+    return this.#idleHoldAtMs ?? (this.state === 'active' ? this.#dialled.timerAtMs('connect-retry') : undefined)
+  }
+
+  // ---------------------------------------------------------------------------------------------------- from above
+
+  start(): void {
+    if (this.#running) return
+    this.#running = true
+    this.#lingerUntilMs = undefined
+    if (this.#current) return
+    if (this.#config.passwordMissing !== undefined) {
+      this.record.blame({ code: 'password-missing', text: this.#config.passwordMissing })
+      return
+    }
+    const own = this.#host.config().routerId
+    const later = this.#config.address.family === 4 && own.compare(this.#config.address) < 0
+    const waitMs = firstDialSpreadMs * (this.#ports.random.next() + (later ? 1 : 0))
+    this.#startAfter(waitMs, 'start')
+  }
+
+  /** Ends the session for good. Without a NOTIFICATION the peer keeps our routes (graceful restart). */
+  stop(why: Notification | undefined): void {
+    this.#running = false
+    this.#cancelIdleHold()
+    this.#dropWaiting()
+    const event = why ? ({ kind: 'stop', why: this.#wrapped(why) } as const) : ({ kind: 'abandon' } as const)
+    for (const connection of [this.#current, this.#accepted, this.#dialled]) connection?.dispatch(event)
+  }
+
+  /**
+   * No longer configured, but its routes are still needed: the session goes on as long as it lasts by itself, and when
+   * it ends its routes stay until `untilMs`. `start` takes it back.
+   */
+  linger(untilMs: number): void {
+    this.#running = false
+    this.#lingerUntilMs = untilMs
+    this.#cancelIdleHold()
+    this.#dropWaiting()
+    this.#accepted?.dispatch({ kind: 'abandon' })
+    this.#dialled.dispatch({ kind: 'abandon' })
+  }
+
+  /** Ends the session and begins anew at once. */
+  reset(why: Notification): void {
+    this.#dropWaiting()
+    for (const connection of [this.#current, this.#accepted, this.#dialled])
+      if (connection && connection.state !== 'idle') connection.dispatch({ kind: 'cease', why })
+    if (!this.#running) return
+    this.#idleHoldMs = leastIdleHoldMs
+    this.#startAfter(0, 'idle-hold')
+  }
+
+  /** The key is the same. Returns what it cost. */
+  configure(desired: PeerConfig): 'none' | 'live' | 'reset' {
+    const cost = changeClass(this.#config, desired)
+    if (cost === 'none') {
+      this.refreshRibPeer()
+      return cost
+    }
+    this.#config = desired
+    this.#dialled.reconfigure(this.#setup(false))
+    if (cost === 'reset') {
+      this.reset(notification(code.cease, cease.configChange))
+      if (desired.passwordMissing !== undefined) {
+        this.stop(undefined)
+        this.#running = true
+        this.record.blame({ code: 'password-missing', text: desired.passwordMissing })
+      }
+    } else {
+      this.refreshRibPeer()
+      this.#checkLimits()
+    }
+    return cost
+  }
+
+  /** Our own addresses or this peer's knobs may have changed: tells the RIB when that matters to it. */
+  refreshRibPeer(): void {
+    const local = this.#current?.conn?.local.ip
+    if (!this.#session || !local) return
+    const desired = ribPeer(this.slot, this.#config, this.#host.config(), this.#session, local)
+    if (sameValue(desired, this.#ribPeer)) return
+    this.#ribPeer = desired
+    this.#ports.rib.changePeer(desired)
+    this.#host.received(this)
+  }
+
+  /** A connection from this peer's address. */
+  accept(conn: Conn): { events: ConnEvents; minTtl?: number } | 'refuse' {
+    const refused =
+      !this.#running ||
+      this.#config.passwordMissing !== undefined ||
+      this.#ports.clock.now() < this.#refuseUntilMs ||
+      this.#accepted?.state === 'open-confirm'
+    if (refused) return 'refuse'
+    // A peer that dials again has given up on its earlier attempt.
+    this.#accepted?.dispatch({ kind: 'abandon' })
+    this.#accepted = this.#connection(true)
+    const minTtl = this.#minTtl()
+    return { events: this.#accepted.takeOver(conn), ...(minTtl !== undefined && { minTtl }) }
+  }
+
+  /** True while a connection of theirs has not finished its handshake. */
+  get unfinished(): boolean {
+    return this.#accepted !== undefined
+  }
+
+  /** Moves what the RIB has for this peer to the socket. */
+  pump(): void {
+    const { rib } = this.#ports
+    if (this.#current) this.#current.pump(maxOctets => rib.take(this.slot, maxOctets))
+  }
+
+  /** Asks for the peer's routes again. */
+  requestRefresh(family: Family): boolean {
+    if (!this.#session?.routeRefresh || !this.#session.families.includes(family)) return false
+    this.#current?.write(encodeRefresh('request', family), messageType.refresh)
+    return true
+  }
+
+  /** Lets go of what this peer left in the RIB. */
+  forget(): void {
+    this.stop(undefined)
+    if (this.#stale.families.length > 0) this.#stale.removed()
+  }
+
+  // --------------------------------------------------------------------------------------------- for the connections
+
+  ourOpen(): Uint8Array {
+    return encodeOpen(this.#ourOpen())
+  }
+
+  dialTo(): { to: Endpoint; options: DialOptions } {
+    const { address, port, zone, source, password } = this.#config
+    const minTtl = this.#minTtl()
+    return {
+      to: { ip: address, port, ...(zone !== undefined && { zone }) },
+      options: {
+        ...(source && { source }),
+        ...(password !== undefined && { md5: password }),
+        ...(minTtl !== undefined && { ttl: 255, minTtl }),
+        timeoutMs: this.#config.connectRetrySeconds * 1000,
+      },
+    }
+  }
+
+  openReceived(connection: Connection, open: Open): void {
+    this.record.theirOpen(open)
+    const verdict = judge(open, this.#ourOpen(), this.#config)
+    if (!verdict.ok) {
+      connection.dispatch({ kind: 'bad-open', error: verdict.error })
+      return
+    }
+    for (const remark of verdict.session.remarks) this.#ports.log.debug('odd OPEN', { remark })
+    this.#remoteIdentifier = verdict.session.identifier
+    this.#resolve(connection, open, verdict.session)
+  }
+
+  moved(connection: Connection, from: StateName, to: StateName, why: DownReason | undefined): void {
+    // Candidates beside an established session are no news to anybody.
+    if (this.#current && connection !== this.#current) return
+    this.record.moved(from, to, why ? describeDown(why) : '')
+    this.#host.stateChanged(this, from, to)
+  }
+
+  up(connection: Connection, session: Session): void {
+    const now = this.#ports.clock.now()
+    this.#cancelIdleHold()
+    this.#dropWaiting()
+    this.#current = connection
+    const losers = [this.#accepted, this.#dialled].filter(other => other && other !== connection)
+    this.#accepted = undefined
+    this.#dialled = connection.accepted ? this.#dialled : this.#connection(false)
+    for (const loser of losers) loser?.dispatch({ kind: 'collision' })
+    this.#session = session
+    this.#establishedAtMs = now
+    this.#everUp = true
+    this.#limitWarned.clear()
+    this.record.up()
+    const local = connection.conn?.local.ip ?? this.#config.source ?? this.#config.address
+    this.#ribPeer = ribPeer(this.slot, this.#config, this.#host.config(), session, local)
+    this.#stale.returned(session, this.#ribPeer)
+    this.#ports.log.info('session established', { families: session.families, holdSeconds: session.holdSeconds })
+    this.#host.up(this, session)
+  }
+
+  down(connection: Connection, from: StateName, why: DownReason, counted: boolean): void {
+    if (connection === this.#current) {
+      this.#sessionEnded(connection, why, counted)
+      return
+    }
+    this.#blame(connection, from, why)
+    if (connection === this.#accepted) this.#accepted = undefined
+    if (this.#waiting?.connection === connection) this.#dropWaiting()
+    // Whoever waited for this one to win need not wait any more.
+    else if (this.#waiting) this.#stopWaiting()
+    if (connection === this.#dialled && connection.state === 'idle') this.#retryLater(counted, from === 'connect')
+    else if (connection.accepted && counted) this.#punish()
+    // An attempt that was given up in favour of this one starts again.
+    if (!this.#idleHold && this.#dialled.state === 'idle') this.#retryLater(false, false)
+  }
+
+  dialTimedOut(connection: Connection): void {
+    this.record.tried()
+    this.record.blame(dialFailed('timeout', '', this.#circumstances(connection, 'connect')))
+  }
+
+  update(_connection: Connection, bytes: Uint8Array, start: number, end: number): WireError | undefined {
+    const receipt = this.#ports.rib.receive(this.slot, bytes, start, end)
+    if (receipt.faults.length > 0) {
+      this.record.faults(receipt.faults)
+      const { why, reaction, attribute } = receipt.faults[0]!
+      if (this.record.mayLogFault()) this.#ports.log.warn('malformed UPDATE tolerated', { why, reaction, attribute })
+    }
+    if (receipt.reset) {
+      const { code, subcode, data, why } = receipt.reset
+      this.record.resetFault()
+      return new WireError('reset', code, subcode, why, data)
+    }
+    if (receipt.endOfRib) {
+      this.#stale.endOfRib(receipt.endOfRib)
+      this.record.endOfRib(receipt.endOfRib)
+      this.#host.endOfRib(this, receipt.endOfRib)
+    }
+    return undefined
+  }
+
+  refresh(_connection: Connection, refresh: Refresh): void {
+    const family = refresh.family
+    if (!family || !this.#session?.families.includes(family)) {
+      this.#ports.log.debug('ROUTE-REFRESH for a family this session has not', { afi: refresh.afi, safi: refresh.safi })
+      return
+    }
+    if (refresh.kind !== 'request') return
+    this.#ports.rib.refresh(this.slot, family)
+    this.#host.received(this)
+  }
+
+  sliceDone(connection: Connection): void {
+    if (connection !== this.#current) return
+    if (this.#config.maxPrefix) this.#checkLimits()
+    this.#host.received(this)
+  }
+
+  writable(): void {
+    this.#host.writable(this)
+  }
+
+  counted(direction: 'in' | 'out', type: number): void {
+    this.record.counted(direction, type)
+  }
+
+  notified(direction: 'in' | 'out', sent: Notification): void {
+    this.record.notified(direction, sent)
+    this.#ports.log.info(direction === 'in' ? 'NOTIFICATION received' : 'NOTIFICATION sent', {
+      what: describeNotification(sent),
+    })
+  }
+
+  // ------------------------------------------------------------------------------------------------------ collision
+
+  /** An acceptable OPEN on a candidate: is there a better one? */
+  #resolve(connection: Connection, open: Open, session: Session): void {
+    if (this.#current) {
+      this.#challenge(this.#current, connection, open, session)
+      return
+    }
+    const other = connection === this.#dialled ? this.#accepted : this.#dialled
+    if (!other || rank(other.state) < rank('open-sent')) {
+      // An attempt that has no TCP yet is given up in favour of the one that speaks.
+      if (other && other.state !== 'idle') other.dispatch({ kind: 'collision' })
+      connection.agree(session)
+      return
+    }
+    const own = { identifier: this.#host.config().routerId.uint32, as: this.#config.localAs }
+    const dialWins = ourDialSurvives(own, { identifier: session.identifier, as: session.remoteAs })
+    const wins = dialWins === !connection.accepted
+    if (wins) {
+      if (this.#waiting?.connection === other) this.#dropWaiting()
+      other.dispatch({ kind: 'collision' })
+      connection.agree(session)
+    } else if (other.state === 'open-confirm') {
+      connection.dispatch({ kind: 'collision' })
+    } else {
+      // The rightful winner has not spoken yet. Killing this one now would leave nothing if the peer refuses the other.
+      connection.hold()
+      const timer = this.#ports.clock.after(collisionWaitMs, () => this.#stopWaiting())
+      this.#waiting = { connection, session, timer }
+    }
+  }
+
+  /** The winner did not come: the one that waited goes on. */
+  #stopWaiting(): void {
+    const waiting = this.#waiting
+    this.#dropWaiting()
+    if (!waiting || waiting.connection.state !== 'open-sent') return
+    const other = waiting.connection === this.#dialled ? this.#accepted : this.#dialled
+    if (other && other.state !== 'idle') other.dispatch({ kind: 'collision' })
+    waiting.connection.agree(waiting.session)
+  }
+
+  #dropWaiting(): void {
+    this.#waiting?.timer.cancel()
+    this.#waiting = undefined
+  }
+
+  /** An OPEN beside an established session: a late loser of a race, or a peer that has forgotten us (RFC 4724 §5). */
+  #challenge(current: Connection, challenger: Connection, open: Open, session: Session): void {
+    const restarts = this.#session?.gracefulRestart !== undefined
+    const late = challenger.createdAtMs >= this.#establishedAtMs + raceMs
+    if (restarts && challenger.accepted && (late || open.capabilities.gracefulRestart?.restarted)) {
+      current.dispatch({ kind: 'abandon' })
+      this.#cancelIdleHold()
+      challenger.agree(session)
+      return
+    }
+    // If the peer has forgotten the old connection, its kernel answers this with RST, and the next attempt is welcome.
+    current.probe()
+    challenger.dispatch({ kind: 'collision' })
+  }
+
+  // ------------------------------------------------------------------------------------------------------- endings
+
+  #sessionEnded(connection: Connection, why: DownReason, counted: boolean): void {
+    const session = this.#session!
+    this.#current = undefined
+    this.#session = undefined
+    this.#ribPeer = undefined
+    this.record.down(this.#blame(connection, 'established', why) ?? { code: 'connecting', text: describeDown(why) })
+    this.record.blocked(connection.blockedMs)
+    const deconfigured = why.kind === 'received' && isDeconfigured(why.received)
+    const lingerMs = (this.#lingerUntilMs ?? 0) - this.#ports.clock.now()
+    // Between our own nodes a change of topology loses no route: whichever end goes over first, the other's stay a while.
+    if (session.kind === 'ibgp' && lingerMs > 0) this.#stale.keptFor(session.families, lingerMs)
+    else if (keepsRoutes(session, this.#config.gracefulRestart, why)) this.#stale.kept(session)
+    else if (session.kind === 'ibgp' && deconfigured) this.#stale.keptFor(session.families, deconfiguredHoldMs)
+    else this.#stale.removed()
+    this.#ports.log.warn('session down', { why: describeDown(why), keptFamilies: this.#stale.families })
+    this.#host.down(this, why)
+    if (this.#ports.clock.now() - this.#establishedAtMs > provenMs) this.#idleHoldMs = leastIdleHoldMs
+    this.#retryLater(counted, false)
+  }
+
+  #retryLater(counted: boolean, dialOnly: boolean): void {
+    if (!this.#running || this.#current) return
+    let waitMs = this.#idleHoldMs
+    if (counted) {
+      this.#idleHoldMs = Math.min(mostIdleHoldMs, this.#idleHoldMs * 2)
+      if (!dialOnly) this.#punish()
+    } else {
+      waitMs = leastIdleHoldMs
+    }
+    // A peer that is not there yet did nothing wrong: it is tried as often as ConnectRetry says.
+    if (dialOnly) waitMs = Math.min(waitMs, this.#config.connectRetrySeconds * 1000)
+    this.#startAfter(waitMs * (0.75 + 0.25 * this.#ports.random.next()), 'idle-hold')
+  }
+
+  /** After a failure the peer's own dial is refused for a second, and no longer. */
+  #punish(): void {
+    this.#refuseUntilMs = this.#ports.clock.now() + leastIdleHoldMs
+  }
+
+  #startAfter(ms: number, kind: 'start' | 'idle-hold'): void {
+    this.#cancelIdleHold()
+    this.#idleHoldAtMs = this.#ports.clock.now() + ms
+    this.#idleHold = this.#ports.clock.after(ms, () => {
+      this.#cancelIdleHold()
+      // A candidate of theirs that is on its way needs no rival.
+      if (!this.#running || this.#current || this.#accepted?.state === 'open-confirm') return
+      if (this.#config.passive)
+        this.record.blame({ code: 'passive-waiting', text: 'passive: waits for the peer to dial' })
+      this.#dialled.dispatch({ kind })
+    })
+  }
+
+  #cancelIdleHold(): void {
+    this.#idleHold?.cancel()
+    this.#idleHold = undefined
+    this.#idleHoldAtMs = undefined
+  }
+
+  #blame(connection: Connection, from: StateName, why: DownReason): Cause | undefined {
+    if (from === 'connect') this.record.tried()
+    const cause = causeOf(why, this.#circumstances(connection, from))
+    this.record.blame(cause)
+    return cause
+  }
+
+  #circumstances(connection: Connection, from: StateName): Circumstances {
+    const { stalledMs } = connection
+    const remoteAs = this.record.remoteAs
+    return {
+      peer: this.#config,
+      from,
+      tries: this.record.tries,
+      ...(stalledMs !== undefined && { stalledMs }),
+      ...(remoteAs !== undefined && { remoteAs }),
+    }
+  }
+
+  // ------------------------------------------------------------------------------------------------------- details
+
+  /** Max-prefix per family, counted before policy. */
+  #checkLimits(): void {
+    const limit = this.#config.maxPrefix
+    const session = this.#session
+    if (!limit || !session) return
+    for (const family of session.families) {
+      const { received } = this.#ports.rib.counts(this.slot, family)
+      if (received <= limit.limit * warnShare) continue
+      if (received > limit.limit && limit.action === 'reset') {
+        this.#overLimit(family, received, limit.limit, limit.restartMinutes)
+        return
+      }
+      if (this.#limitWarned.has(family)) continue
+      this.#limitWarned.add(family)
+      this.#ports.log.warn('many prefixes', { family, received, limit: limit.limit })
+    }
+  }
+
+  #overLimit(family: Family, received: number, limit: number, restartMinutes: number | undefined): void {
+    const data = new Uint8Array([0, family === 4 ? 1 : 2, 1, limit >>> 24, limit >>> 16, limit >>> 8, limit])
+    const why = this.#wrapped(notification(code.cease, cease.maxPrefixes, data))
+    this.#current?.dispatch({ kind: 'cease', why })
+    this.record.blame({ code: 'max-prefix', text: `sent ${received} IPv${family} prefixes, the limit is ${limit}` })
+    if (restartMinutes !== undefined) {
+      const waitMs = restartMinutes * 60_000
+      this.#refuseUntilMs = this.#ports.clock.now() + waitMs
+      this.#startAfter(waitMs, 'idle-hold')
+    }
+  }
+
+  /** RFC 8538 §3.1: where both sides keep routes over a NOTIFICATION, what must not be kept travels in a Hard Reset. */
+  #wrapped(why: Notification): Notification {
+    return this.#session?.restartAfterNotification ? hardReset(why) : why
+  }
+
+  #ourOpen(): Open {
+    return offer(this.#config, this.#host.config().routerId, this.#host.abilities(), this.#host.restartOffer(this))
+  }
+
+  /** RFC 5082 §3: what comes from within so many hops arrives with at least this. */
+  #minTtl(): number | undefined {
+    return this.#config.ttlSecurity === undefined ? undefined : 256 - this.#config.ttlSecurity
+  }
+
+  #setup(accepted: boolean): Setup {
+    return {
+      accepted,
+      passive: this.#config.passive,
+      connectRetryMs: this.#config.connectRetrySeconds * 1000,
+      delayOpenMs: 0,
+      openWaitMs: accepted ? acceptedOpenWaitMs : openWaitMs,
+    }
+  }
+
+  #connection(accepted: boolean): Connection {
+    const { clock, transport, random } = this.#ports
+    return new Connection(this.#setup(accepted), this, { clock, transport, random })
+  }
+
+  /** Their last known identifier, for views. */
+  get remoteIdentifier(): number | undefined {
+    return this.#remoteIdentifier
+  }
+
+  /** Our end of the session. */
+  get localIp(): Ip | undefined {
+    return this.connection.conn?.local.ip
+  }
+}
+
+function isDeconfigured(received: Notification): boolean {
+  const inner = unwrapHardReset(received)
+  return inner.code === code.cease && inner.subcode === cease.deconfigured
+}
+
+const ranks: Readonly<Record<StateName, number>> = {
+  idle: 0,
+  active: 1,
+  connect: 2,
+  'open-sent': 3,
+  'open-confirm': 4,
+  established: 5,
+}
+
+function rank(state: StateName): number {
+  return ranks[state]
+}
