@@ -1,0 +1,369 @@
+/**
+ * Felix: takes cluster state and BGP's choice, keeps this host's kernel in step, says how that goes.
+ *
+ * Nothing is written before the store's first full picture (`inSync`), and nothing learned is swept before BGP has heard
+ * all its peers again (`learnedComplete`). From then on each change marks work; a pass follows soon, several changes
+ * become one pass, and only one pass runs at a time. A pass also runs when an event hints at a foreign change, when
+ * something that failed is due again, and at the refresh intervals. `stop` ends the passes and leaves the kernel as it
+ * is: a stopped agent forwards on.
+ *
+ * Input may come at any time, also during a pass: it changes the graph only, and a pass takes the graph's answer as a
+ * whole before its first wait. Contract §4.1, §4.2; metrics by Calico's names, §8.2.
+ */
+
+import { CodedError, reasonOf } from '../lib/errors.ts'
+import type { Clock, KernelChange, Log, Metrics, Random, Kernel, Revision, Stop, Timer } from '../lib/ports.ts'
+import type { FelixConfigurationSpec, Update } from '../model/index.ts'
+import { Graph } from './calc/graph.ts'
+import type { LearnedRoute } from './calc/routes.ts'
+import { Dataplane, type DataplaneState, type OtherRules } from './dataplane.ts'
+import type { Finding } from './rules/foreign.ts'
+import { routeProtocol } from './rules/names.ts'
+import { codeOf, earliest, noMetrics } from './sync/driver.ts'
+
+export interface FelixOptions {
+  readonly node: string
+  /** Beats every FelixConfiguration: environment and file. */
+  readonly overrides?: FelixConfigurationSpec
+  /** Pause between two passes, so that a burst of changes becomes few. */
+  readonly throttleMs?: number
+}
+
+export interface FelixDeps {
+  readonly kernel: Kernel
+  readonly clock: Clock
+  readonly random: Random
+  readonly log: Log
+  readonly metrics?: Metrics
+  /** Reads the rule sets that `saveTable` does not show; asked at start and then once a minute. */
+  readonly otherRules?: () => Promise<OtherRules>
+}
+
+/** `not-ready`: the time is up; the message says what is missing. `stopped`: felix was. */
+export interface EndpointFailure {
+  readonly code: 'not-ready' | 'stopped'
+  readonly lacking: readonly string[]
+}
+
+export interface ReadyOptions {
+  readonly namespace?: string
+  /** The store revision of the record that was written: an older record of the same name does not count. */
+  readonly revision?: Revision
+  readonly timeoutMs?: number
+}
+
+export interface FelixSnapshot extends DataplaneState {
+  readonly node: string
+  readonly phase: 'waiting for the store' | 'first apply' | 'in step' | 'working'
+  readonly learnedComplete: boolean
+  readonly passes: number
+  readonly lastPassMs: number | undefined
+  readonly lastError: string | undefined
+  readonly cluster: ReturnType<Graph['counts']>
+  readonly endpoints: readonly {
+    readonly key: string
+    readonly link: string | undefined
+    readonly addresses: readonly string[]
+    readonly ready: boolean
+    readonly lacking: readonly string[]
+  }[]
+  readonly problems: readonly string[]
+  readonly warnings: readonly Finding[]
+}
+
+interface Waiter {
+  readonly key: string
+  readonly revision: Revision
+  readonly done: () => void
+  readonly fail: (error: Error) => void
+  readonly timer: Timer
+}
+
+const defaultThrottleMs = 20
+const defaultReadyTimeoutMs = 20_000
+const otherRulesEveryMs = 60_000
+/** Pause after a pass that could not even look at the links. */
+const retryMs = 1_000
+
+export class Felix {
+  readonly #options: FelixOptions
+  readonly #deps: FelixDeps
+  readonly #graph: Graph
+  readonly #dataplane: Dataplane
+  readonly #meter: ReturnType<typeof meters>
+  readonly #waiters = new Set<Waiter>()
+  #running = false
+  #synced = false
+  #learnedComplete = false
+  #stopped = true
+  #unwatch: Stop | undefined
+  #timer: { readonly at: number; readonly timer: Timer } | undefined
+  #dueAt: number | undefined
+  #lastEndAt = Number.NEGATIVE_INFINITY
+  #pass: Promise<void> | undefined
+  #linksChanged = true
+  #otherRulesAt = 0
+  #applied = false
+  #passes = 0
+  #lastPassMs: number | undefined
+  #lastError: string | undefined
+
+  constructor(options: FelixOptions, deps: FelixDeps) {
+    this.#options = options
+    this.#deps = deps
+    this.#graph = new Graph({
+      node: options.node,
+      routeProtocol,
+      ...(options.overrides ? { overrides: options.overrides } : {}),
+    })
+    this.#dataplane = new Dataplane(this.#graph, deps)
+    this.#meter = meters(deps.metrics ?? noMetrics)
+  }
+
+  /** Begins to watch the kernel. Writes begin with `inSync`. */
+  start(): void {
+    if (!this.#stopped) return
+    this.#stopped = false
+    this.#unwatch = this.#deps.kernel.watch(change => this.#onKernel(change))
+    this.#meter.host.set(1, { host: this.#options.node })
+    this.#meter.resyncState.set(this.#synced ? 3 : 2)
+    this.#meter.resyncs.add()
+    this.#wake()
+  }
+
+  /** Ends the passes, waiting for one that runs, and leaves everything in the kernel standing. */
+  async stop(): Promise<void> {
+    this.#stopped = true
+    this.#unwatch?.()
+    this.#unwatch = undefined
+    this.#timer?.timer.cancel()
+    this.#timer = undefined
+    for (const waiter of this.#waiters) this.#reject(waiter, 'stopped')
+    await this.#pass
+  }
+
+  apply(updates: readonly Update[]): void {
+    for (const update of updates) this.#graph.update(update)
+    this.#meter.updates.add(updates.length)
+    if (updates.length > 0) this.#wake()
+  }
+
+  /** The store's first full picture has been applied. */
+  inSync(): void {
+    if (this.#synced) return
+    this.#synced = true
+    this.#meter.resyncState.set(3)
+    this.#wake()
+  }
+
+  /** BGP's choice changed; no next hops: no route any more. */
+  learnedRoutes(changes: readonly LearnedRoute[]): void {
+    for (const change of changes) this.#graph.learned(change)
+    if (changes.length > 0) this.#wake()
+  }
+
+  /** BGP has heard all peers that it waits for: what nobody announces any more may go. */
+  learnedComplete(): void {
+    if (this.#learnedComplete) return
+    this.#learnedComplete = true
+    this.#wake()
+  }
+
+  /** Resolves when the endpoint's link, rules and routes are in the kernel. Rejects with EndpointFailure. */
+  endpointReady(name: string, options: ReadyOptions = {}): Promise<void> {
+    const key = `${options.namespace ?? ''}/${name}`
+    return new Promise((resolve, reject) => {
+      const waiter: Waiter = {
+        key,
+        revision: options.revision ?? 0,
+        done: resolve,
+        fail: reject,
+        timer: this.#deps.clock.after(options.timeoutMs ?? defaultReadyTimeoutMs, () =>
+          this.#reject(waiter, 'not-ready'),
+        ),
+      }
+      this.#waiters.add(waiter)
+      if (!this.#running) this.#answerWaiters()
+    })
+  }
+
+  /** True from the first pass after in-sync that left nothing refused by the kernel. */
+  get ready(): boolean {
+    return this.#applied
+  }
+
+  snapshot(): FelixSnapshot {
+    const endpoints = [...this.#graph.locals()].map(([key, { endpoint }]) => {
+      const lacking = endpoint ? this.#dataplane.lacks(endpoint) : ['its record is not usable']
+      return {
+        key,
+        link: endpoint?.link,
+        addresses: endpoint?.prefixes.map(prefix => prefix.key) ?? [],
+        ready: lacking.length === 0,
+        lacking,
+      }
+    })
+    return {
+      node: this.#options.node,
+      phase: this.#phase(),
+      learnedComplete: this.#learnedComplete,
+      passes: this.#passes,
+      lastPassMs: this.#lastPassMs,
+      lastError: this.#lastError,
+      cluster: this.#graph.counts(),
+      ...this.#dataplane.state(),
+      endpoints: endpoints.sort((a, b) => (a.key < b.key ? -1 : 1)),
+      problems: this.#graph.problems(),
+      warnings: this.#dataplane.warnings(),
+    }
+  }
+
+  #phase(): FelixSnapshot['phase'] {
+    if (!this.#synced) return 'waiting for the store'
+    if (!this.#applied) return 'first apply'
+    return this.#dataplane.isInStep() ? 'in step' : 'working'
+  }
+
+  // ----------------------------------------------------------------------------------------------------- when to pass
+
+  #onKernel(change: KernelChange): void {
+    if (change.kind !== 'route') this.#linksChanged = true
+    if (this.#dataplane.onEvent(change)) this.#arm(this.#dataplane.nextAt() ?? this.#deps.clock.now())
+    else if (change.kind !== 'route') this.#wake()
+  }
+
+  #wake(): void {
+    this.#arm(this.#deps.clock.now())
+  }
+
+  /** A pass at `at` or soon after, but not before the throttle lets it. */
+  #arm(at: number): void {
+    if (this.#stopped || !this.#synced) return
+    const soonest = Math.max(at, this.#lastEndAt + (this.#options.throttleMs ?? defaultThrottleMs))
+    if (this.#running) {
+      this.#dueAt = earliest(this.#dueAt, soonest)
+      return
+    }
+    if (this.#timer && this.#timer.at <= soonest) return
+    this.#timer?.timer.cancel()
+    const timer = this.#deps.clock.after(Math.max(0, soonest - this.#deps.clock.now()), () => {
+      this.#timer = undefined
+      this.#pass = this.#run()
+    })
+    this.#timer = { at: soonest, timer }
+  }
+
+  async #run(): Promise<void> {
+    const { clock } = this.#deps
+    this.#running = true
+    const startedAt = clock.now()
+    let retryAt: number | undefined
+    try {
+      this.#dataplane.take(this.#graph.flush())
+      if (this.#linksChanged) await this.#readLinks()
+      await this.#readOtherRules()
+      await this.#dataplane.apply(this.#learnedComplete)
+      this.#lastPassMs = clock.now() - startedAt
+      this.#lastError = undefined
+    } catch (error) {
+      // Drivers keep their failures to themselves: this is the list of links, without which nothing can be decided.
+      this.#meter.failures.add()
+      if (this.#lastError !== reasonOf(error))
+        this.#deps.log.error('cannot read the links', { code: codeOf(error), why: reasonOf(error) })
+      this.#lastError = reasonOf(error)
+      retryAt = clock.now() + retryMs
+    }
+    this.#passes++
+    this.#lastEndAt = clock.now()
+    this.#running = false
+    this.#measure(clock.now() - startedAt)
+    this.#answerWaiters()
+    const due = earliest(this.#dueAt, retryAt ?? this.#dataplane.nextAt())
+    this.#dueAt = undefined
+    if (due !== undefined) this.#arm(due)
+  }
+
+  async #readLinks(): Promise<void> {
+    // Cleared first: an event during the read asks for another one.
+    this.#linksChanged = false
+    try {
+      this.#dataplane.linksChanged(await this.#deps.kernel.links())
+    } catch (error) {
+      this.#linksChanged = true
+      throw error
+    }
+  }
+
+  /** Only for warnings: a host where they cannot be read works all the same. */
+  async #readOtherRules(): Promise<void> {
+    const { otherRules, clock, log } = this.#deps
+    if (!otherRules || clock.now() < this.#otherRulesAt) return
+    this.#otherRulesAt = clock.now() + otherRulesEveryMs
+    try {
+      this.#dataplane.setOtherRules(await otherRules())
+    } catch (error) {
+      log.debug('cannot read the other rule sets', { why: reasonOf(error) })
+    }
+  }
+
+  // ---------------------------------------------------------------------------------------------------------- waiters
+
+  #lacking({ key, revision }: Waiter): string[] {
+    if (!this.#synced) return ['the store has not been read completely yet']
+    const local = this.#graph.local(key)
+    if (!local || local.revision < revision) return ['its record has not come from the store yet']
+    if (!local.endpoint) return ['its record is not usable']
+    return this.#dataplane.lacks(local.endpoint)
+  }
+
+  #answerWaiters(): void {
+    for (const waiter of this.#waiters) {
+      if (this.#lacking(waiter).length > 0) continue
+      this.#waiters.delete(waiter)
+      waiter.timer.cancel()
+      waiter.done()
+    }
+  }
+
+  #reject(waiter: Waiter, code: EndpointFailure['code']): void {
+    this.#waiters.delete(waiter)
+    waiter.timer.cancel()
+    const lacking = this.#lacking(waiter)
+    const why = code === 'stopped' ? 'the agent stops' : lacking.join('; ')
+    waiter.fail(new CodedError<EndpointFailure>({ code, lacking }, `endpoint \`${waiter.key}\` is not ready: ${why}`))
+  }
+
+  #measure(tookMs: number): void {
+    const { hosts, endpoints, localEndpoints } = this.#graph.counts()
+    this.#meter.applyTime.observe(tookMs / 1000)
+    this.#meter.messages.add()
+    this.#meter.localEndpoints.set(localEndpoints)
+    this.#meter.hosts.set(hosts)
+    this.#meter.clusterEndpoints.set(endpoints)
+    const failing = this.#dataplane.countFailing()
+    if (failing > 0) this.#meter.failures.add()
+    else if (this.#lastError === undefined) this.#applied = true
+  }
+}
+
+function meters(metrics: Metrics) {
+  return {
+    host: metrics.gauge('felix_host', 'Configured host name (as a label), typically used for grouping.', ['host']),
+    resyncState: metrics.gauge('felix_resync_state', 'Current datastore state: 1 wait, 2 resync, 3 in sync.'),
+    resyncs: metrics.counter('felix_resyncs_started', 'Number of times the datastore was read from the start.'),
+    updates: metrics.counter('felix_calc_graph_updates_processed', 'Number of datastore updates processed.'),
+    applyTime: metrics.histogram(
+      'felix_int_dataplane_apply_time_seconds',
+      'Time to apply a batch of changes to the kernel.',
+      [0.005, 0.02, 0.05, 0.1, 0.25, 1, 5],
+    ),
+    failures: metrics.counter(
+      'felix_int_dataplane_failures',
+      'Number of passes after which something was left to retry.',
+    ),
+    messages: metrics.counter('felix_int_dataplane_messages', 'Number of passes over the kernel.'),
+    localEndpoints: metrics.gauge('felix_active_local_endpoints', 'Number of endpoints on this host.'),
+    hosts: metrics.gauge('felix_cluster_num_hosts', 'Number of hosts in the cluster.'),
+    clusterEndpoints: metrics.gauge('felix_cluster_num_workload_endpoints', 'Number of endpoints in the cluster.'),
+  }
+}

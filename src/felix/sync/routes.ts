@@ -1,0 +1,537 @@
+/**
+ * Kernel routes that are ours: as wanted, repaired when others change them, never swept too early.
+ *
+ * Ours is what carries our protocol number (or, over pod links, the configured `deviceRouteProtocol`). At first start two
+ * kinds of leftovers are taken over as if we had written them: Calico's pod routes (protocol 3 over pod links) and BIRD's
+ * routes inside pools (protocol 12); kept where wanted, replaced where different, removed at the first sweep.
+ *
+ *   wanted route --resolve--> kernel route --Delta against what was read--> set / remove --> changeRoutes, in batches
+ *        |                                                                        |
+ *        +-- link or next hop missing: waits for a link, address or route event   +-- refused: alone, with growing pauses
+ *
+ * - Until the learned side has converged (`sweepLearned`), learned-looking routes that nobody wants yet stand: they are the
+ *   previous run's, and traffic uses them while BGP restarts gracefully. Pod routes and black holes go at once.
+ * - A foreign route with the same prefix and metric is not replaced by a learned one: no mark, no merge. Pod routes and
+ *   black holes lie inside pools, which are ours, and do replace it.
+ * - New routes go in before old ones go out, so that a change of metric or length leaves no gap.
+ * - Events are hints. An event that echoes our own write is recognised by count; any other that concerns us makes the
+ *   next pass read the table back. The refresh interval catches what no event told. Contract §4.8, §4.9, §10 row 18.
+ */
+
+import { Delta } from '../../lib/delta.ts'
+import { reasonOf } from '../../lib/errors.ts'
+import type { Family, Ip, Prefix } from '../../lib/ip.ts'
+import type { KernelChange, KernelRoute, Link, Log, Metrics, NextHop, Outcome, RouteChange } from '../../lib/ports.ts'
+import { routeProtocol, takenOver } from '../rules/names.ts'
+import { Backoff, codeOf, driftCounter, earliest, noMetrics, type DriverDeps, type DriverState } from './driver.ts'
+import { compareHops, hopKey, NextHops } from './next-hops.ts'
+
+export interface DesiredRoute {
+  readonly prefix: Prefix
+  readonly target:
+    | { readonly kind: 'pod'; readonly link: string }
+    | { readonly kind: 'blackhole' }
+    | { readonly kind: 'gateways'; readonly nextHops: readonly Ip[]; readonly zone?: string }
+  readonly metric: number
+  readonly protocol: number
+  readonly source?: Ip
+}
+
+export interface RouteOwnership {
+  readonly families: readonly Family[]
+  /** Names of pod links begin so. */
+  readonly linkPrefixes: readonly string[]
+  /** Besides ours; only over pod links. */
+  readonly podProtocol: number | undefined
+  /** Where BIRD's leftovers are ours to take. */
+  readonly pools: readonly Prefix[]
+  readonly refreshMs: number
+}
+
+export type RouteStanding = 'in place' | 'pending' | { readonly waiting: string }
+
+const mainTable = 254
+/** Changes per call: a write runs in the kernel synchronously, and the loop must stay responsive. */
+const batchSize = 256
+/** A flood of foreign events costs at most one read back in this time. */
+const leastBetweenReadsMs = 200
+/** Backoff entry of reading a family; no prefix is called so. */
+const reading = (family: Family): string => `read ${family}`
+/** Backoff entry of writing as a whole. */
+const writing = 'write'
+
+export class Routes {
+  readonly #deps: DriverDeps
+  readonly #log: Log
+  readonly #backoff: Backoff
+  readonly #meter: ReturnType<typeof meters>
+  readonly #wanted = new Map<string, DesiredRoute>()
+  /** Wanted routes whose kernel form must be worked out (again). */
+  readonly #unresolved = new Set<string>()
+  /** Why a wanted route cannot be written now. */
+  readonly #waiting = new Map<string, string>()
+  /** The Delta's key of each wanted prefix. */
+  readonly #keys = new Map<string, string>()
+  readonly #delta = new Delta<string, KernelRoute>(sameRoute)
+  readonly #hops = new NextHops()
+  /** Routes of others that stand where one of ours might want to be. */
+  readonly #foreign = { 4: new Map<string, KernelRoute>(), 6: new Map<string, KernelRoute>() }
+  readonly #known = new Set<Family>()
+  readonly #readBefore = new Set<Family>()
+  /** Our own writes whose events are still to come: by change and prefix, how many. */
+  readonly #echoes = new Map<string, number>()
+  #links: readonly Link[] = []
+  #resolveEverything = false
+  #own: RouteOwnership = {
+    families: [4, 6],
+    linkPrefixes: ['cali'],
+    podProtocol: undefined,
+    pools: [],
+    refreshMs: 90_000,
+  }
+  /** Leftovers of other programs count as ours until the first complete sweep. */
+  #takingOver = true
+  #checkAt: number | undefined
+  #suspectAt: number | undefined
+  #lastReadAt = Number.NEGATIVE_INFINITY
+  #drift = 0
+
+  constructor(deps: DriverDeps) {
+    this.#deps = deps
+    this.#log = deps.log
+    this.#backoff = new Backoff(deps)
+    this.#meter = meters(deps.metrics ?? noMetrics)
+  }
+
+  configure(own: RouteOwnership): void {
+    if (JSON.stringify(own) === JSON.stringify(this.#own) && this.#checkAt !== undefined) return
+    this.#own = own
+    this.#checkAt = own.refreshMs > 0 ? this.#deps.clock.now() + own.refreshMs : undefined
+    this.#known.clear()
+  }
+
+  want(route: DesiredRoute): void {
+    const { key } = route.prefix
+    this.#wanted.set(key, route)
+    this.#unresolved.add(key)
+    const { target } = route
+    this.#noteWay(route.prefix, target.kind === 'gateways' ? target : undefined)
+  }
+
+  unwant(prefixKey: string): void {
+    const route = this.#wanted.get(prefixKey)
+    if (!route) return
+    this.#wanted.delete(prefixKey)
+    this.#unresolved.delete(prefixKey)
+    this.#waiting.delete(prefixKey)
+    this.#backoff.succeeded(prefixKey)
+    this.#drop(prefixKey)
+    this.#noteWay(route.prefix, undefined)
+  }
+
+  /** Everything looks again for its link and next hop. Routes over a link that changed are looked up in the kernel. */
+  linksChanged(links: readonly Link[]): void {
+    const now = new Map(links.map(link => [link.index, link]))
+    const changed = this.#links.filter(link => !sameLink(link, now.get(link.index)))
+    const known = new Set(this.#links.map(({ index }) => index))
+    const added = links.filter(({ index }) => !known.has(index))
+    this.#links = links
+    this.#hops.linksChanged(links)
+    // A link that went down took its routes along, and the kernel does not say so for each of them.
+    if (changed.length > 0 && this.#isUsed(new Set(changed.map(({ index }) => index)))) this.#known.clear()
+    // One more pod link gives way to its own pod only, and that one is waiting for it.
+    if (changed.length > 0 || added.some(hasSubnet)) this.#resolveAll()
+    else for (const prefixKey of this.#waiting.keys()) this.#unresolved.add(prefixKey)
+    if (changed.length > 0 || added.length > 0) this.#backoff.hurry()
+  }
+
+  /** True when the event makes a pass worth while. */
+  onEvent(change: KernelChange): boolean {
+    if (change.kind === 'overrun') {
+      this.#suspect()
+      return true
+    }
+    if (change.kind !== 'route' || !this.#own.families.includes(change.family)) return false
+    if (this.#isEcho(change)) return false
+    const ours = change.protocol === routeProtocol || change.protocol === this.#own.podProtocol
+    const concerns = ours || this.#keys.has(change.prefix.key) || this.#hops.concerns(change.prefix)
+    const awaited = this.#waiting.size > 0 && !ours
+    if (!concerns && !awaited) return false
+    this.#suspect()
+    return true
+  }
+
+  distrust(): void {
+    this.#known.clear()
+  }
+
+  nextAt(): number | undefined {
+    return earliest(this.#backoff.nextAt(), this.#checkAt, this.#suspectAt)
+  }
+
+  /** How the route of a prefix stands, and that it leads to this pod's link. */
+  standing(prefixKey: string, podLink: string): RouteStanding {
+    const target = this.#wanted.get(prefixKey)?.target
+    if (target?.kind === 'pod' && target.link !== podLink) return { waiting: `another pod, at ${target.link}, has it` }
+    const why = this.#waiting.get(prefixKey) ?? this.#backoff.reason(prefixKey)
+    if (why !== undefined) return { waiting: why }
+    const key = this.#keys.get(prefixKey)
+    if (key === undefined || this.#unresolved.has(prefixKey)) return 'pending'
+    return this.#delta.actual.has(key) && !this.#delta.pending().set.has(key) ? 'in place' : 'pending'
+  }
+
+  state(): DriverState & { readonly waiting: readonly { readonly prefix: string; readonly why: string }[] } {
+    const { set, remove } = this.#delta.pending()
+    return {
+      wanted: this.#wanted.size,
+      actual: this.#delta.actual.size,
+      pending: set.size + remove.size + this.#unresolved.size,
+      drift: this.#drift,
+      failing: this.#backoff.list(),
+      waiting: [...this.#waiting]
+        .map(([prefix, why]) => ({ prefix, why }))
+        .sort((a, b) => (a.prefix < b.prefix ? -1 : 1)),
+    }
+  }
+
+  /** Takes away routes of pods that are gone: first in a pass, before their chains go. Throws nothing. */
+  async withdrawPods(): Promise<void> {
+    const { remove } = this.#delta.pending()
+    const gone = [...remove].filter(
+      ([key, route]) =>
+        this.#known.has(route.prefix.family) &&
+        this.#isOverPodLink(route) &&
+        !this.#wanted.has(route.prefix.key) &&
+        this.#backoff.isDue(`remove ${key}`),
+    )
+    if (gone.length > 0) await this.#change(gone.map(([, route]) => ({ kind: 'remove', route })))
+  }
+
+  /**
+   * Brings the kernel in step. `sweepLearned`: what looks learned and is not wanted may go. `isPoliced`: this pod's
+   * rules are in; a route to a pod without rules is not added, since nothing would be there to police it. Throws nothing.
+   */
+  async apply(sweepLearned: boolean, isPoliced: (link: string, family: Family) => boolean): Promise<void> {
+    const startedAt = this.#deps.clock.now()
+    if (this.#checkAt !== undefined && this.#checkAt <= startedAt) this.#known.clear()
+    if (this.#suspectAt !== undefined && this.#suspectAt <= startedAt) this.#known.clear()
+    for (const family of this.#own.families) if (!this.#known.has(family)) await this.#read(family)
+    this.#resolve()
+    const { set, remove } = this.#delta.pending()
+    const changes: RouteChange[] = []
+    // A family that could not be read is left alone: what is believed of it may be wrong.
+    for (const [key, route] of set)
+      if (this.#known.has(route.prefix.family) && this.#maySet(key, route, isPoliced))
+        changes.push({ kind: 'set', route })
+    for (const route of remove.values())
+      if (this.#known.has(route.prefix.family) && this.#mayRemove(route, sweepLearned))
+        changes.push({ kind: 'remove', route })
+    if (changes.length === 0) this.#backoff.succeeded(writing)
+    await this.#change(changes)
+    this.#backoff.keepOnly(item => this.#isOpen(item))
+    this.#backoff.defer()
+    // Once everything that is in the way is gone, other programs' routes are theirs again.
+    if (sweepLearned && this.#known.size === this.#own.families.length && this.#delta.pending().remove.size === 0)
+      this.#takingOver = false
+    this.#measure()
+  }
+
+  // ------------------------------------------------------------------------------------------- from wanted to kernel
+
+  #noteWay(prefix: Prefix, target: { readonly nextHops: readonly Ip[]; readonly zone?: string } | undefined): void {
+    const concerned = this.#hops.concerns(prefix)
+    this.#hops.learnedRoute(prefix, target?.nextHops, target?.zone)
+    if (concerned || this.#waiting.size > 0) this.#resolveAll()
+  }
+
+  /** Before the next write, once however often it is asked for. */
+  #resolveAll(): void {
+    this.#resolveEverything = true
+  }
+
+  #resolve(): void {
+    if (this.#resolveEverything)
+      for (const [key, { target }] of this.#wanted) if (target.kind !== 'blackhole') this.#unresolved.add(key)
+    this.#resolveEverything = false
+    for (const prefixKey of this.#unresolved) {
+      const wanted = this.#wanted.get(prefixKey)!
+      const found = this.#hopsOf(wanted)
+      if ('why' in found) {
+        this.#waiting.set(prefixKey, found.why)
+        this.#drop(prefixKey)
+        continue
+      }
+      this.#waiting.delete(prefixKey)
+      const route = kernelRoute(wanted, found.hops)
+      const key = keyOf(route)
+      if (this.#keys.get(prefixKey) !== key) this.#drop(prefixKey)
+      this.#keys.set(prefixKey, key)
+      this.#delta.want(key, route)
+    }
+    this.#unresolved.clear()
+  }
+
+  #drop(prefixKey: string): void {
+    const key = this.#keys.get(prefixKey)
+    if (key !== undefined) this.#delta.unwant(key)
+    this.#keys.delete(prefixKey)
+  }
+
+  #hopsOf({ prefix, target }: DesiredRoute): { readonly hops: readonly NextHop[] } | { readonly why: string } {
+    switch (target.kind) {
+      case 'blackhole':
+        return { hops: [] }
+      case 'pod': {
+        const link = this.#hops.link(target.link)
+        return link ? { hops: [{ link: link.index }] } : { why: `interface ${target.link} is not there` }
+      }
+      case 'gateways': {
+        const found = this.#hops.resolve(prefix, target.nextHops, target.zone)
+        return found.hops ? { hops: found.hops } : { why: found.why }
+      }
+    }
+  }
+
+  #maySet(key: string, route: KernelRoute, isPoliced: (link: string, family: Family) => boolean): boolean {
+    const item = route.prefix.key
+    if (!this.#backoff.isDue(item)) return false
+    const target = this.#wanted.get(item)?.target
+    if (target?.kind === 'pod') return isPoliced(target.link, route.prefix.family)
+    const holder = this.#foreign[route.prefix.family].get(key)
+    if (!holder || target?.kind !== 'gateways') return true
+    this.#backoff.failed(item, 'held', `a route of protocol ${holder.protocol} with the same metric holds the place`)
+    return false
+  }
+
+  #mayRemove(route: KernelRoute, sweepLearned: boolean): boolean {
+    if (!this.#backoff.isDue(`remove ${keyOf(route)}`)) return false
+    return sweepLearned || route.kind === 'blackhole' || this.#isOverPodLink(route)
+  }
+
+  /** Whether a failing item is still anybody's business. */
+  #isOpen(item: string): boolean {
+    if (item === writing || item.startsWith('read ')) return true
+    const { remove } = this.#delta.pending()
+    return item.startsWith('remove ') ? remove.has(item.slice('remove '.length)) : this.#wanted.has(item)
+  }
+
+  // ------------------------------------------------------------------------------------------------------- the kernel
+
+  async #read(family: Family): Promise<void> {
+    const item = reading(family)
+    if (!this.#backoff.isDue(item)) return
+    const { clock } = this.#deps
+    const startedAt = clock.now()
+    let routes: KernelRoute[]
+    // What we wrote so far shows in this answer; events that are still under way will look foreign and cost one more read.
+    this.#echoes.clear()
+    try {
+      routes = await this.#deps.kernel.routes(family)
+    } catch (error) {
+      if (this.#backoff.failed(item, codeOf(error), reasonOf(error)))
+        this.#log.error('cannot read the routes', { family, why: reasonOf(error) })
+      return
+    }
+    this.#backoff.succeeded(item)
+    const ours = new Map<string, KernelRoute>()
+    const others: KernelRoute[] = []
+    this.#foreign[family].clear()
+    for (const route of routes) {
+      if (route.table !== mainTable) continue
+      if (this.#isOurs(route)) ours.set(keyOf(route), route)
+      else {
+        others.push(route)
+        this.#foreign[family].set(keyOf(route), route)
+      }
+    }
+    this.#found(family, ours)
+    this.#hops.hostRoutes(family, others)
+    this.#resolveAll()
+    this.#known.add(family)
+    this.#readBefore.add(family)
+    this.#lastReadAt = clock.now()
+    this.#suspectAt = undefined
+    if (this.#own.refreshMs > 0) this.#checkAt = this.#lastReadAt + this.#own.refreshMs
+    this.#meter.resync.observe((this.#lastReadAt - startedAt) / 1000)
+  }
+
+  /** Replaces what is believed of one family and counts what others did meanwhile. */
+  #found(family: Family, ours: ReadonlyMap<string, KernelRoute>): void {
+    let changed = 0
+    for (const [key, route] of [...this.#delta.actual]) {
+      if (route.prefix.family !== family) continue
+      const found = ours.get(key)
+      if (!found || !sameRoute(found, route)) changed++
+      if (!found) this.#delta.gone(key)
+    }
+    for (const [key, route] of ours) {
+      if (!this.#delta.actual.has(key)) changed++
+      this.#delta.found(key, route)
+    }
+    if (changed === 0 || !this.#readBefore.has(family)) return
+    this.#drift += changed
+    this.#meter.drift.add(changed, { kind: 'route' })
+    this.#log.warn('our routes were changed from outside; putting them right', { family, changed })
+  }
+
+  async #change(changes: readonly RouteChange[]): Promise<void> {
+    for (let at = 0; at < changes.length; at += batchSize) {
+      const batch = changes.slice(at, at + batchSize)
+      for (const { kind, route } of batch) this.#expectEcho(kind === 'remove', route.prefix)
+      let outcomes: Outcome[]
+      try {
+        outcomes = await this.#deps.kernel.changeRoutes(batch)
+      } catch (error) {
+        // Nothing is known of this batch any more; the rest waits for the read back.
+        this.#known.clear()
+        if (this.#backoff.failed(writing, codeOf(error), reasonOf(error)))
+          this.#log.error('cannot write routes', { why: reasonOf(error) })
+        return
+      }
+      this.#backoff.succeeded(writing)
+      for (const [i, change] of batch.entries()) this.#settle(change, outcomes[i] ?? missing)
+    }
+  }
+
+  #settle({ kind, route }: RouteChange, outcome: Outcome): void {
+    const key = keyOf(route)
+    const item = kind === 'set' ? route.prefix.key : `remove ${key}`
+    if (outcome.ok) {
+      this.#backoff.succeeded(item)
+      if (kind === 'set') this.#delta.found(key, route)
+      else this.#delta.gone(key)
+      return
+    }
+    // It changed nothing, so no event will come: the next one of this prefix is somebody else's.
+    this.#takeEcho(kind === 'remove', route.prefix)
+    if (this.#backoff.failed(item, outcome.code, `${outcome.code}: ${outcome.message}`))
+      this.#log.warn('the kernel refuses a route; the others go on', {
+        prefix: route.prefix.key,
+        change: kind,
+        why: `${outcome.code}: ${outcome.message}`,
+      })
+  }
+
+  #isOurs(route: KernelRoute): boolean {
+    if (route.protocol === routeProtocol) return true
+    const overPod = this.#isOverPodLink(route)
+    if (overPod && route.protocol === this.#own.podProtocol) return true
+    if (!this.#takingOver) return false
+    if (overPod && route.protocol === takenOver.pods) return true
+    return route.protocol === takenOver.pools && this.#own.pools.some(pool => pool.contains(route.prefix))
+  }
+
+  #isOverPodLink({ nextHops }: KernelRoute): boolean {
+    return nextHops.length > 0 && nextHops.every(({ link }) => this.#isPodLink(link))
+  }
+
+  #isPodLink(index: number | undefined): boolean {
+    const name = index === undefined ? undefined : this.#hops.linkAt(index)?.name
+    return name !== undefined && this.#own.linkPrefixes.some(prefix => name.startsWith(prefix))
+  }
+
+  #isUsed(indexes: ReadonlySet<number>): boolean {
+    for (const { nextHops } of this.#delta.actual.values())
+      if (nextHops.some(({ link }) => link !== undefined && indexes.has(link))) return true
+    return false
+  }
+
+  // ----------------------------------------------------------------------------------------------------------- events
+
+  #expectEcho(gone: boolean, prefix: Prefix): void {
+    const echo = `${gone ? '-' : '+'}${prefix.key}`
+    this.#echoes.set(echo, (this.#echoes.get(echo) ?? 0) + 1)
+  }
+
+  #isEcho(change: { readonly protocol: number; readonly prefix: Prefix; readonly gone: boolean }): boolean {
+    const ours = change.protocol === routeProtocol || change.protocol === this.#own.podProtocol || this.#takingOver
+    return ours && this.#takeEcho(change.gone, change.prefix)
+  }
+
+  #takeEcho(gone: boolean, prefix: Prefix): boolean {
+    const echo = `${gone ? '-' : '+'}${prefix.key}`
+    const left = this.#echoes.get(echo)
+    if (left === undefined) return false
+    if (left > 1) this.#echoes.set(echo, left - 1)
+    else this.#echoes.delete(echo)
+    return true
+  }
+
+  #suspect(): void {
+    this.#suspectAt ??= Math.max(this.#deps.clock.now(), this.#lastReadAt + leastBetweenReadsMs)
+  }
+
+  #measure(): void {
+    const missing = { 4: this.#countWaiting(4), 6: this.#countWaiting(6) }
+    for (const { prefix } of this.#delta.pending().set.values()) missing[prefix.family]++
+    for (const family of this.#own.families) this.#meter.missing.set(missing[family], { family: `ipv${family}` })
+    this.#meter.routes.set(this.#delta.actual.size)
+  }
+
+  #countWaiting(family: Family): number {
+    let count = 0
+    for (const prefixKey of this.#waiting.keys()) if (prefixKey.includes(':') === (family === 6)) count++
+    return count
+  }
+}
+
+/** A port that answers with too few outcomes has not told what became of the change. */
+const missing: Outcome = { ok: false, code: 'EIO', message: 'the kernel gave no answer for this change' }
+
+function kernelRoute(
+  { prefix, target, metric, protocol, source }: DesiredRoute,
+  hops: readonly NextHop[],
+): KernelRoute {
+  return {
+    prefix,
+    kind: target.kind === 'blackhole' ? 'blackhole' : 'unicast',
+    table: mainTable,
+    protocol,
+    metric,
+    // Only IPv4 has scopes. A pod is on its link; without this the kernel would look for a gateway.
+    scope: prefix.family === 4 && target.kind === 'pod' ? 'link' : 'universe',
+    nextHops: [...hops].sort(compareHops),
+    ...(source ? { source } : {}),
+  }
+}
+
+function keyOf({ prefix, metric }: KernelRoute): string {
+  return `${prefix.key} ${metric}`
+}
+
+/** Equal as far as the kernel lets us choose: IPv6 has no scope, and a black hole's device is the kernel's own. */
+function sameRoute(a: KernelRoute, b: KernelRoute): boolean {
+  return (
+    a.kind === b.kind &&
+    a.protocol === b.protocol &&
+    a.source?.key === b.source?.key &&
+    (a.prefix.family === 6 || a.kind !== 'unicast' || (a.scope ?? 'universe') === (b.scope ?? 'universe')) &&
+    (a.kind !== 'unicast' || hopsText(a) === hopsText(b))
+  )
+}
+
+function hopsText({ nextHops }: KernelRoute): string {
+  return nextHops.length === 1 ? hopKey(nextHops[0]!) : [...nextHops].sort(compareHops).map(hopKey).join()
+}
+
+function hasSubnet({ addresses }: Link): boolean {
+  return addresses.some(({ ip }) => !ip.isLinkLocal())
+}
+
+function sameLink(a: Link, b: Link | undefined): boolean {
+  const addresses = (link: Link): string => link.addresses.map(({ ip, length }) => `${ip.key}/${length}`).join()
+  return b !== undefined && a.name === b.name && a.up === b.up && addresses(a) === addresses(b)
+}
+
+function meters(metrics: Metrics) {
+  return {
+    routes: metrics.gauge('felix_route_table_num_routes', 'Number of our routes in the kernel.'),
+    missing: metrics.gauge('felix_routes_missing', 'Wanted routes that are not in the kernel.', ['family']),
+    resync: metrics.histogram(
+      'felix_route_table_resync_seconds',
+      'Time to read the routes back.',
+      [0.001, 0.005, 0.02, 0.1, 0.5, 2],
+    ),
+    drift: driftCounter(metrics),
+  }
+}
