@@ -1,11 +1,14 @@
 /** The door of the model room. */
 
 export * from './codec.ts'
+export * from './initialize.ts'
 export * from './keys.ts'
 export * from './names.ts'
-export * from './scalars.ts'
 export * from './nearest.ts'
+export * from './resources.ts'
+export * from './scalars.ts'
 export * from './selector.ts'
+export * from './syncer.ts'
 export * from './update.ts'
 export * from './validate.ts'
 export * from './kinds/bgp.ts'

@@ -67,7 +67,8 @@ export function validateUpdate(stored: Resource, wanted: Resource): Finding[] {
 /** Why a stored resource cannot be used; undefined when it can. Only the shape and the scalars of `spec` are judged. */
 export function storedFault(resource: Resource): string | undefined {
   const check = validatorOf(kindRow(resource.kind))
-  if (check(resource)) return undefined
+  const good: boolean = check(resource)
+  if (good) return undefined
   const title = titleOf(resource.kind, resource.metadata.name)
   const fault = translate(check.errors ?? [], resource, title).find(
     finding => finding.code !== 'unknown-field' && finding.path[0] === 'spec',

@@ -112,6 +112,7 @@ export const blockAffinityRow: KindRow = {
   plural: 'blockaffinities',
   aliases: [],
   namespaced: false,
+  readOnly: true,
   spec: object(
     {
       state: oneOf('', 'confirmed', 'pending', 'pendingDeletion'),

@@ -9,7 +9,7 @@ import { Prefix } from '../../lib/ip.ts'
 import { parseProtocol } from '../scalars.ts'
 import { badValue, conflict, isSet, missing, rejectGlobal } from './checks.ts'
 import { canonicalProtocol } from './endpoint.ts'
-import type { Resource } from './resource.ts'
+import { apiVersion, type Resource } from './resource.ts'
 import type { KindRow, Path, Report, Schema } from './row.ts'
 import { bool, int, labelMap, list, mapOf, name, number, object, oneOf, scalar, text } from './schema.ts'
 
@@ -393,6 +393,14 @@ export const tierRow: KindRow<Tier> = {
         })
     }
   },
+}
+
+/** In no store, and read as if it were: what a workload without a policy falls back to (contract §1.8). */
+export const defaultAllowProfile: Profile = {
+  kind: 'Profile',
+  apiVersion,
+  metadata: { name: 'projectcalico-default-allow', resourceVersion: '1' },
+  spec: { ingress: [{ action: 'Allow' }], egress: [{ action: 'Allow' }] },
 }
 
 export const profileRow: KindRow<Profile> = {

@@ -61,6 +61,8 @@ export interface KindRow<R extends Resource = Resource> {
   readonly namespaced: boolean
   /** A policy of a tier: stored with the tier's label and the user's name in an annotation (contract §1.6). */
   readonly tiered?: boolean
+  /** Shown by the CLI, never written by it. */
+  readonly readOnly?: boolean
   /** Only these names, when the kind is a set of fixed records. */
   readonly names?: { readonly pattern: RegExp; readonly wanted: string }
   readonly spec: Schema

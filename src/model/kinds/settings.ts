@@ -80,6 +80,7 @@ export const clusterInformationRow: KindRow<ClusterInformation> = {
   plural: 'clusterinformations',
   aliases: ['clusterinfo', 'clusterinfos'],
   namespaced: false,
+  readOnly: true,
   names: { pattern: /^default$/, wanted: '`default`' },
   spec: object({ clusterGUID: text, clusterType: text, calicoVersion: text, datastoreReady: bool, variant: text }),
 }
