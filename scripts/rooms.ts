@@ -152,7 +152,7 @@ function brokenBetweenLayers(file: string, room: Room, target: string): string |
 /** Felix's rules render text; they must not even name the kernel port. */
 function brokenByName(file: string, target: string, found: Import): string | undefined {
   if (!file.startsWith('src/felix/rules/') || target !== 'src/lib/ports.ts') return undefined
-  const kernel = found.names.find(name => /^Kernel/.test(name))
+  const kernel = found.names.find(name => name.startsWith('Kernel'))
   return kernel && `felix/rules knows no kernel (imports ${kernel})`
 }
 

@@ -2,7 +2,8 @@
 
 import { readFileSync } from 'node:fs'
 import { expect, test } from 'vitest'
-import { parseTopology, printProblem, type TopologyFailure } from '../../src/app/lab/topology.ts'
+import { printProblem, type TopologyFailure } from '../../src/app/lab/problems.ts'
+import { parseTopology } from '../../src/app/lab/topology.ts'
 import { CodedError } from '../../src/lib/errors.ts'
 
 function problemsOf(text: string): TopologyFailure['problems'] {
@@ -35,7 +36,7 @@ test('nodes by count, with written addresses kept out of the dealing', () => {
     'lab: n\nnodes: {count: 3, prefix: n}\nrouters: {gw: {kind: frr, as: 1, address: 10.0.0.12}}',
     'x',
   )
-  expect(lab.nodes.map(node => `${node.name} ${node.seat.ip}`)).toEqual([
+  expect(lab.nodes.map(node => `${node.name} ${node.seat.ip.key}`)).toEqual([
     'n1 10.0.0.11',
     'n2 10.0.0.13',
     'n3 10.0.0.14',
@@ -44,7 +45,7 @@ test('nodes by count, with written addresses kept out of the dealing', () => {
 
 test('groups take their racks in turn, and a rack router peers with its rack', () => {
   const lab = parseTopology(readFileSync('examples/lab/racks.yaml', 'utf8'), 'examples/lab/racks.yaml')
-  expect(lab.nodes.map(node => `${node.name} ${node.rack} ${node.seat.ip}`).slice(0, 4)).toEqual([
+  expect(lab.nodes.map(node => `${node.name} ${node.rack} ${node.seat.ip.key}`).slice(0, 4)).toEqual([
     'rr1 r1 10.1.0.11',
     'rr2 r2 10.2.0.11',
     'w1 r1 10.1.0.12',
@@ -54,7 +55,7 @@ test('groups take their racks in turn, and a rack router peers with its rack', (
     labels: { rack: 'r1', role: 'reflector' },
     routeReflectorClusterID: '244.0.0.1',
   })
-  expect(lab.routers.map(router => `${router.name} ${router.seat.ip} ${router.peers.join(' ')}`)).toEqual([
+  expect(lab.routers.map(router => `${router.name} ${router.seat.ip.key} ${router.peers.join(' ')}`)).toEqual([
     'tor1 10.1.0.1 rr1 w1 w3 w5 w7',
     'tor2 10.2.0.1 rr2 w2 w4 w6 w8',
   ])

@@ -163,8 +163,8 @@ export class Lab {
         metadata: { name: node.name, labels: { ...node.labels } },
         spec: {
           bgp: {
-            ipv4Address: `${node.seat.ip}/${node.seat.length}`,
-            ...(node.seat6 && { ipv6Address: `${node.seat6.ip}/${node.seat6.length}` }),
+            ipv4Address: `${node.seat.ip.key}/${node.seat.length}`,
+            ...(node.seat6 && { ipv6Address: `${node.seat6.ip.key}/${node.seat6.length}` }),
             ...(node.as !== undefined && { asNumber: node.as }),
             ...(node.routeReflectorClusterID !== undefined && {
               routeReflectorClusterID: node.routeReflectorClusterID,
@@ -364,7 +364,7 @@ export class Lab {
       return {
         name: node.name,
         kind: 'node',
-        address: `${node.seat.ip}/${node.seat.length}`,
+        address: `${node.seat.ip.key}/${node.seat.length}`,
         as: node.as ?? 64512,
         state,
         pods: pods.filter(pod => pod.node === node.name).length,
@@ -384,7 +384,7 @@ export class Lab {
       return {
         name: router.name,
         kind: plan.kind,
-        address: `${router.seat.ip}/${router.seat.length}`,
+        address: `${router.seat.ip.key}/${router.seat.length}`,
         as: router.as,
         state: running ? 'running' : 'stopped',
         ...(sessions && { sessions: counted(sessions) }),

@@ -34,7 +34,7 @@ export function storeSettings(topology: Topology, layout: Layout, folder: LabFol
     case 'embedded':
       return { DATASTORE_TYPE: 'embedded', MANX_STORE: join(folder.path, 'store.db') }
     case 'etcd':
-      return { DATASTORE_TYPE: 'etcdv3', ETCD_ENDPOINTS: layout.storeIps.map(ip => `http://${ip}:2379`).join(',') }
+      return { DATASTORE_TYPE: 'etcdv3', ETCD_ENDPOINTS: layout.storeIps.map(ip => `http://${ip.key}:2379`).join(',') }
     case 'endpoints':
       return { DATASTORE_TYPE: 'etcdv3', ETCD_ENDPOINTS: topology.store.endpoints.join(',') }
   }
@@ -76,20 +76,27 @@ export async function startStore(topology: Topology, layout: Layout, folder: Lab
   if (topology.store.kind !== 'etcd') return
   const program = findProgram('etcd')
   if (!program) throw new CodedError({ code: 'not-installed' }, '`etcd` is not installed: apt install etcd-server')
-  const cluster = layout.storeIps.map((ip, i) => `etcd-${i + 1}=http://${ip}:2380`).join(',')
+  const cluster = layout.storeIps.map((ip, i) => `etcd-${i + 1}=http://${ip.key}:2380`).join(',')
   const running = folder.processes()
   for (const [i, ip] of layout.storeIps.entries()) {
     const name = `etcd-${i + 1}`
     const process = running.get(name)
     if (process && isAlive(process)) continue
-    const argv = [
-      program,
-      ...['--name', name, '--data-dir', join(folder.path, name), '--initial-cluster', cluster],
-      ...['--listen-client-urls', `http://${ip}:2379`, '--advertise-client-urls', `http://${ip}:2379`],
-      ...['--listen-peer-urls', `http://${ip}:2380`, '--initial-advertise-peer-urls', `http://${ip}:2380`],
+    const flags = {
+      name,
+      'data-dir': join(folder.path, name),
+      'initial-cluster': cluster,
+      'listen-client-urls': `http://${ip.key}:2379`,
+      'advertise-client-urls': `http://${ip.key}:2379`,
+      'listen-peer-urls': `http://${ip.key}:2380`,
+      'initial-advertise-peer-urls': `http://${ip.key}:2380`,
       // All members share one machine: short timers, and no wait for a disk that nobody will look at again.
-      ...['--heartbeat-interval', '50', '--election-timeout', '500', '--unsafe-no-fsync', '--logger', 'zap'],
-    ]
+      'heartbeat-interval': '50',
+      'election-timeout': '500',
+      logger: 'zap',
+    }
+    const pairs = Object.entries(flags).flatMap(([flag, value]) => [`--${flag}`, value])
+    const argv = [program, ...pairs, '--unsafe-no-fsync']
     const namespace = namespaceName(topology.lab, 'fabric')
     folder.setProcess(name, await launch(inside(namespace, argv), { logFile: folder.logFile(name) }))
   }
@@ -102,11 +109,14 @@ async function waitForStore(topology: Topology, layout: Layout, folder: LabFolde
   const script = `const r = await fetch(process.argv[1] + '/v3/kv/range', {method: 'POST', body: '{"key":"AA=="}'}); process.exit(r.ok ? 0 : 1)`
   for (const ip of layout.storeIps)
     for (;;) {
-      const argv = [process.execPath, '--input-type=module', '-e', script, `http://${ip}:2379`]
+      const argv = [process.execPath, '--input-type=module', '-e', script, `http://${ip.key}:2379`]
       const asked = await run(inside(namespaceName(topology.lab, 'fabric'), argv), { mayFail: true })
       if (asked.status === 0) break
       if (clock.now() > deadline)
-        throw new CodedError({ code: 'not-ready' }, `etcd at ${ip} does not answer; see ${folder.logFile('etcd-1')}`)
+        throw new CodedError(
+          { code: 'not-ready' },
+          `etcd at ${ip.key} does not answer; see ${folder.logFile('etcd-1')}`,
+        )
       await pause(clock, 100)
     }
 }

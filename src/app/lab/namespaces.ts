@@ -183,7 +183,7 @@ function seatsOf(one: { readonly seat: Seat; readonly seat6?: Seat }): { seat: S
 
 // ---------------------------------------------------------------------------------------------------------- building
 
-const shown = (one: Seat) => `${one.ip}/${one.length}`
+const shown = (one: Seat) => `${one.ip.key}/${one.length}`
 
 // No duplicate address detection: it would hold back every IPv6 address for a second, and nobody else is here.
 const quiet = `for f in all default; do echo 0 > /proc/sys/net/ipv6/conf/$f/accept_dad; echo 0 > /proc/sys/net/ipv6/conf/$f/accept_ra; done
@@ -202,7 +202,7 @@ export async function ensureLayout(lab: string, layout: Layout, clock: Clock): P
   const missing = layout.fabric.map(one => `ip addr replace ${shown(one)} dev br0`)
   if (missing.length > 0) await script(fabric, missing.join('\n'))
   for (const rack of layout.racks) if (await ensureRack(lab, rack)) made.push(rack.name)
-  const routes = layout.fabricRoutes.map(one => `ip route replace ${one.to} via ${one.via}`)
+  const routes = layout.fabricRoutes.map(one => `ip route replace ${one.to.key} via ${one.via.key}`)
   if (routes.length > 0) await script(fabric, routes.join('\n'))
   await eachOf(layout.stations, 4, async station => {
     if (await ensureStation(lab, station, clock)) made.push(station.name)
@@ -227,7 +227,7 @@ async function ensureRack(lab: string, rack: RackStation): Promise<boolean> {
     await plug(namespaceName(lab, 'fabric'), rack.name, namespace, 'up', rack.mtu)
     await script(namespace, rack.outer.map(one => `ip addr add ${shown(one)} dev up`).join('\n'))
   }
-  await script(namespace, rack.routes.map(one => `ip route replace ${one.to} via ${one.via}`).join('\n'))
+  await script(namespace, rack.routes.map(one => `ip route replace ${one.to.key} via ${one.via.key}`).join('\n'))
   return fresh
 }
 
@@ -252,8 +252,8 @@ function addressLines(station: Station): string[] {
 
 function defaultLines(station: Station): string[] {
   return [
-    ...(station.via ? [`ip route add default via ${station.via}`] : []),
-    ...(station.via6 ? [`ip -6 route add default via ${station.via6}`] : []),
+    ...(station.via ? [`ip route add default via ${station.via.key}`] : []),
+    ...(station.via6 ? [`ip -6 route add default via ${station.via6.key}`] : []),
   ]
 }
 
@@ -268,7 +268,7 @@ async function isAsWanted(namespace: string, station: Station): Promise<boolean>
   if (!link || link.mtu !== station.mtu || !link.flags.includes('LOWER_UP')) return false
   const wanted = [station.seat, ...(station.seat6 ? [station.seat6] : [])].map(shown)
   // Addresses beyond the wanted ones may be somebody's experiment: they stay.
-  const actual = link.addr_info.map(one => `${Ip.parse(one.local)}/${one.prefixlen}`)
+  const actual = link.addr_info.map(one => `${Ip.parse(one.local)?.key}/${one.prefixlen}`)
   return wanted.every(one => actual.includes(one))
 }
 

@@ -72,11 +72,11 @@ function holder(): Launched | undefined {
 
 function enter(held: Launched): string[] {
   return [
-    ...['nsenter', '--target', String(held.pid), '--user', '--net', '--mount', '--preserve-credentials'],
+    ['nsenter', '--target', String(held.pid), '--user', '--net', '--mount', '--preserve-credentials'],
     // Entering a mount namespace moves a process to its root folder.
-    `--wd=${process.cwd()}`,
-    ...['env', 'MANX_LAB_INSIDE=1', `MANX_LAB_DIR=${stateRoot()}`],
-  ]
+    [`--wd=${process.cwd()}`],
+    ['env', 'MANX_LAB_INSIDE=1', `MANX_LAB_DIR=${stateRoot()}`],
+  ].flat()
 }
 
 const insideScript = `

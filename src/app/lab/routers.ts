@@ -200,7 +200,7 @@ export function birdConfig(plan: RouterPlan): string {
     ...(plan.ip6 && peer.ip6 ? [birdSession(plan, peer, 6)] : []),
   ])
   return `log stderr { info, warning, error, fatal, remote, bug };
-router id ${plan.ip};
+router id ${plan.ip.key};
 graceful restart wait 30;
 
 protocol device { scan time 10; }
@@ -212,9 +212,11 @@ ${sessions.join('\n')}`
 
 function birdSession(plan: RouterPlan, peer: RouterPeer, family: 4 | 6): string {
   const name = `${peer.name.replaceAll('-', '_')}${family === 6 ? '_v6' : ''}`
+  const local = family === 4 ? (peer.source ?? plan.ip) : (peer.source6 ?? plan.ip6)
+  const remote = family === 4 ? peer.ip : peer.ip6
   return `protocol bgp ${name} {
-  local ${family === 4 ? (peer.source ?? plan.ip) : (peer.source6 ?? plan.ip6)} as ${plan.as};
-  neighbor ${family === 4 ? peer.ip : peer.ip6} as ${peer.as};
+  local ${local?.key} as ${plan.as};
+  neighbor ${remote?.key} as ${peer.as};
   connect delay time 1; connect retry time 3; error wait time 1, 5; error forget time 10;
   hold time 90; graceful restart on;${peer.bfd ? ' bfd on;' : ''}
   ipv${family} { import all; export ${peer.exchange ? 'where source = RTS_BGP' : 'none'};${peer.exchange ? ' next hop self;' : ''} };
@@ -231,11 +233,11 @@ function birdSession(plan: RouterPlan, peer: RouterPeer, family: 4 | 6): string 
 function frrArgv(plan: RouterPlan, name: string): string[] {
   const at = (file: string) => `${plan.folder}/${file}`
   return [
-    ...['sh', '-ec', 'mount --bind "$1" /etc/group; shift; exec "$@"', 'sh', at('group'), program(name)],
-    ...['-f', at(`${name}.conf`), '-i', at(`${name}.pid`), '-z', at('zserv.api'), '--vty_socket', plan.folder],
+    ['sh', '-ec', 'mount --bind "$1" /etc/group; shift; exec "$@"', 'sh', at('group'), program(name)],
+    ['-f', at(`${name}.conf`), '-i', at(`${name}.pid`), '-z', at('zserv.api'), '--vty_socket', plan.folder],
     // Port 0: no telnet console.
-    ...['-P', '0', '--log', 'stdout', '--log-level', 'warnings', '-u', 'root', '-g', 'root'],
-  ]
+    ['-P', '0', '--log', 'stdout', '--log-level', 'warnings', '-u', 'root', '-g', 'root'],
+  ].flat()
 }
 
 function vtysh(plan: RouterPlan, command: string): string[] {
@@ -246,22 +248,24 @@ export function frrConfig(plan: RouterPlan): string {
   const v6 = plan.peers.filter(peer => plan.ip6 && peer.ip6)
   const neighbor = (ip: Ip, peer: RouterPeer, source?: Ip) =>
     [
-      ` neighbor ${ip} remote-as ${peer.as}`,
-      ` neighbor ${ip} description ${peer.name}`,
-      ` neighbor ${ip} timers connect 3`,
-      ...(source ? [` neighbor ${ip} update-source ${source}`] : []),
-      ...(peer.bfd ? [` neighbor ${ip} bfd`] : []),
+      ` neighbor ${ip.key} remote-as ${peer.as}`,
+      ` neighbor ${ip.key} description ${peer.name}`,
+      ` neighbor ${ip.key} timers connect 3`,
+      ...(source ? [` neighbor ${ip.key} update-source ${source.key}`] : []),
+      ...(peer.bfd ? [` neighbor ${ip.key} bfd`] : []),
     ].join('\n')
   const activated = (ip: Ip, peer: RouterPeer) =>
     [
-      `  neighbor ${ip} activate`,
-      ...(peer.exchange ? [`  neighbor ${ip} next-hop-self`] : [`  neighbor ${ip} prefix-list NONE${ip.family} out`]),
+      `  neighbor ${ip.key} activate`,
+      ...(peer.exchange
+        ? [`  neighbor ${ip.key} next-hop-self`]
+        : [`  neighbor ${ip.key} prefix-list NONE${ip.family} out`]),
     ].join('\n')
   return `hostname ${plan.name}
 ip prefix-list NONE4 seq 5 deny any
 ipv6 prefix-list NONE6 seq 5 deny any
 router bgp ${plan.as}
- bgp router-id ${plan.ip}
+ bgp router-id ${plan.ip.key}
  no bgp ebgp-requires-policy
  no bgp default ipv4-unicast
  bgp graceful-restart
@@ -289,10 +293,10 @@ export function gobgpConfig(plan: RouterPlan): string {
   const neighbor = (ip: Ip, local: Ip, peer: RouterPeer) => `
 [[neighbors]]
   [neighbors.config]
-    neighbor-address = "${ip}"
+    neighbor-address = "${ip.key}"
     peer-as = ${peer.as}
   [neighbors.transport.config]
-    local-address = "${local}"
+    local-address = "${local.key}"
   [neighbors.timers.config]
     connect-retry = 3
     idle-hold-time-after-reset = 1
@@ -311,8 +315,8 @@ export function gobgpConfig(plan: RouterPlan): string {
   ])
   return `[global.config]
   as = ${plan.as}
-  router-id = "${plan.ip}"
-  local-address-list = ["${plan.ip}"${plan.ip6 ? `, "${plan.ip6}"` : ''}]
+  router-id = "${plan.ip.key}"
+  local-address-list = ["${plan.ip.key}"${plan.ip6 ? `, "${plan.ip6.key}"` : ''}]
 [global.apply-policy.config]
   default-import-policy = "accept-route"
   default-export-policy = "accept-route"
@@ -323,7 +327,7 @@ export function gobgpConfig(plan: RouterPlan): string {
   neighbor-info-list = [${plan.peers
     .filter(peer => !peer.exchange)
     .flatMap(peer => [peer.ip, ...(peer.ip6 ? [peer.ip6] : [])])
-    .map(ip => `"${ip}"`)
+    .map(ip => `"${ip.key}"`)
     .join(', ')}]
 
 [[policy-definitions]]

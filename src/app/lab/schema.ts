@@ -31,6 +31,30 @@ const rack = {
   ],
 } as const
 
+/** `nodes: {count: 50, prefix: n}`. */
+export const countedNodes = {
+  type: 'object',
+  additionalProperties: false,
+  required: ['count', 'prefix'],
+  properties: {
+    ...nodeFields,
+    count: { type: 'integer', minimum: 1, maximum: 1000 },
+    prefix: { type: 'string', pattern: '^[a-z]([a-z0-9-]{0,9})$' },
+  },
+} as const
+
+/** `nodes: {node-a: {}, w: {count: 8}}`. */
+export const namedNodes = {
+  type: 'object',
+  minProperties: 1,
+  propertyNames: { pattern: name },
+  additionalProperties: {
+    type: ['object', 'null'],
+    additionalProperties: false,
+    properties: { ...nodeFields, count: { type: 'integer', minimum: 1, maximum: 1000 } },
+  },
+} as const
+
 export const labSchema = {
   $schema: 'http://json-schema.org/draft-07/schema#',
   title: 'Manx lab',
@@ -62,28 +86,7 @@ export const labSchema = {
         bfd: { type: 'boolean' },
       },
     },
-    nodes: {
-      type: 'object',
-      minProperties: 1,
-      if: { properties: { count: { type: 'integer' } }, required: ['count'] },
-      ['then']: {
-        additionalProperties: false,
-        required: ['count', 'prefix'],
-        properties: {
-          ...nodeFields,
-          count: { type: 'integer', minimum: 1, maximum: 1000 },
-          prefix: { type: 'string', pattern: '^[a-z]([a-z0-9-]{0,9})$' },
-        },
-      },
-      else: {
-        propertyNames: { pattern: name },
-        additionalProperties: {
-          type: ['object', 'null'],
-          additionalProperties: false,
-          properties: { ...nodeFields, count: { type: 'integer', minimum: 1, maximum: 1000 } },
-        },
-      },
-    },
+    nodes: { anyOf: [countedNodes, namedNodes] },
     routers: {
       type: 'object',
       propertyNames: { pattern: name },

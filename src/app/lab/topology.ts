@@ -11,11 +11,21 @@
  */
 
 import { posix } from 'node:path'
-import { Ajv, type ErrorObject } from 'ajv'
-import { isMap, isPair, isScalar, LineCounter, type Document, type Node, parseDocument } from 'yaml'
-import { CodedError } from '../../lib/errors.ts'
+import { Ajv, type ErrorObject, type ValidateFunction } from 'ajv'
+import { LineCounter, parseDocument } from 'yaml'
 import { Ip, Prefix } from '../../lib/ip.ts'
-import { labSchema } from './schema.ts'
+import {
+  type Context,
+  firstSentence,
+  nearest,
+  type Path,
+  rangeOf,
+  rangeOfKey,
+  report,
+  throwIfBad,
+  valueAt,
+} from './problems.ts'
+import { countedNodes, labSchema, namedNodes } from './schema.ts'
 
 export type StoreChoice =
   | { readonly kind: 'embedded' }
@@ -77,24 +87,6 @@ export interface Topology {
   readonly apply: readonly string[]
 }
 
-export interface Problem {
-  readonly code: 'D01' | 'D04' | 'D05'
-  readonly message: string
-  readonly file: string
-  readonly line: number
-  readonly column: number
-  readonly endColumn: number
-  /** Text of the line. */
-  readonly source: string
-  /** What stands beside the caret. */
-  readonly label?: string
-}
-
-export interface TopologyFailure {
-  readonly code: 'bad-topology'
-  readonly problems: readonly Problem[]
-}
-
 /** Reads a lab file. Throws CodedError<TopologyFailure> with every problem found. */
 export function parseTopology(text: string, file: string): Topology {
   const lines = new LineCounter()
@@ -109,19 +101,6 @@ export function parseTopology(text: string, file: string): Topology {
   const topology = resolve(context, raw as RawLab)
   throwIfBad(context)
   return topology
-}
-
-/** A problem as section 4 of operator-experience.md prints it. */
-export function printProblem(problem: Problem): string {
-  const gutter = ' '.repeat(String(problem.line).length)
-  const carets = '^'.repeat(Math.max(1, problem.endColumn - problem.column))
-  return [
-    `error[${problem.code}]: ${problem.message}`,
-    `${gutter}--> ${problem.file}:${problem.line}:${problem.column}`,
-    `${gutter} |`,
-    `${problem.line} | ${problem.source}`,
-    `${gutter} | ${' '.repeat(problem.column - 1)}${carets}${problem.label ? ` ${problem.label}` : ''}`,
-  ].join('\n')
 }
 
 // ------------------------------------------------------------------------------------------------------- the file
@@ -165,25 +144,24 @@ interface RawLab {
   readonly apply?: readonly string[]
 }
 
-type Path = readonly (string | number)[]
+const ajv = new Ajv({ allErrors: true, allowUnionTypes: true, verbose: true })
 
-interface Context {
-  readonly file: string
-  readonly text: string
-  readonly lines: LineCounter
-  readonly document: Document
-  readonly problems: Problem[]
+/** The schema with one form of `nodes`, so that problems speak of the form that was meant. */
+function compiled(nodes: object): ValidateFunction {
+  return ajv.compile({ ...labSchema, properties: { ...labSchema.properties, nodes } })
 }
 
-const validate = new Ajv({ allErrors: true, allowUnionTypes: true }).compile(labSchema)
+const validators = { counted: compiled(countedNodes), named: compiled(namedNodes) }
 
 function checkSchema(context: Context, raw: unknown): void {
+  const nodes = (raw as { nodes?: { count?: unknown } | null } | null)?.nodes
+  const validate = validators[typeof nodes?.count === 'number' ? 'counted' : 'named']
   if (validate(raw)) return
   const errors = validate.errors ?? []
   // A failed branch of an `anyOf` reports each branch and then itself; only the most exact one is worth reading.
   const choices = errors.filter(error => error.keyword === 'anyOf').map(error => error.instancePath)
   for (const error of errors) {
-    if (error.keyword === 'if' || error.keyword === 'anyOf') continue
+    if (error.keyword === 'anyOf') continue
     if (choices.includes(error.instancePath) && error.keyword === 'type' && isLessExact(error, errors)) continue
     reportSchemaError(context, error)
   }
@@ -208,7 +186,7 @@ function reportSchemaError(context: Context, error: ErrorObject): void {
   switch (error.keyword) {
     case 'additionalProperties': {
       const field = String(params['additionalProperty'])
-      const known = Object.keys((error.parentSchema?.['properties'] ?? knownFields(error)) as object)
+      const known = Object.keys((error.parentSchema?.['properties'] ?? {}) as object)
       const near = nearest(field, known)
       const label = near ? `did you mean \`${near}\`?` : undefined
       report(context, 'D04', `unknown field \`${field}\`${where}`, rangeOfKey(context, [...path, field]), label)
@@ -233,14 +211,6 @@ function reportSchemaError(context: Context, error: ErrorObject): void {
       report(context, 'D05', `${last} \`${String(valueAt(context, path))}\` ${rule}`, rangeOf(context, path))
     }
   }
-}
-
-/** Fields the schema allows where an unknown one was found; ajv without `verbose` hands out only the path. */
-function knownFields(error: ErrorObject): object {
-  const steps = error.schemaPath.split('/').slice(1, -1)
-  let at: unknown = labSchema
-  for (const step of steps) at = (at as Record<string, unknown> | undefined)?.[decodeURIComponent(step)]
-  return (at as { properties?: object } | undefined)?.properties ?? {}
 }
 
 // -------------------------------------------------------------------------------------------------------- meaning
@@ -308,7 +278,7 @@ function resolveFabric(context: Context, raw: RawLab): Fabric {
         report(
           context,
           'D05',
-          `rack \`${one.name}\` ${one.cidr} overlaps rack \`${two.name}\` ${two.cidr}`,
+          `rack \`${one.name}\` ${one.cidr.key} overlaps rack \`${two.name}\` ${two.cidr.key}`,
           rangeOf(context, ['fabric', 'racks', one.name]),
         )
   return { kind: 'spine', racks, mtu, bfd: fabric.bfd ?? false }
@@ -488,7 +458,7 @@ class Seats {
     const where = rangeOf(this.#context, path)
     if (!ip || ip.family !== segment.family)
       report(this.#context, 'D05', `\`${text}\` is no IPv${segment.family} address`, where)
-    else if (!segment.contains(ip)) report(this.#context, 'D05', `\`${text}\` lies outside ${segment}`, where)
+    else if (!segment.contains(ip)) report(this.#context, 'D05', `\`${text}\` lies outside ${segment.key}`, where)
     else if (this.#taken.has(ip.key)) report(this.#context, 'D05', `\`${text}\` is used twice`, where)
     else this.#taken.add(ip.key)
     return ip ? { ip, length: segment.length } : undefined
@@ -503,7 +473,7 @@ class Seats {
       this.#taken.add(ip.key)
       return { ip, length: segment.length }
     }
-    report(this.#context, 'D05', `no free address in ${segment}`, rangeOfKey(this.#context, path))
+    report(this.#context, 'D05', `no free address in ${segment.key}`, rangeOfKey(this.#context, path))
     return { ip: segment.ip, length: segment.length }
   }
 
@@ -522,80 +492,4 @@ function prefixAt(context: Context, path: Path, text: string, family: 4 | 6): Pr
   if (prefix?.family === family) return prefix
   report(context, 'D05', `\`${text}\` is no IPv${family} prefix`, rangeOf(context, path))
   return Prefix.of(family === 4 ? '10.0.0.0/24' : 'fd00:a::/64')
-}
-
-// ------------------------------------------------------------------------------------------------------- problems
-
-function report(
-  context: Context,
-  code: Problem['code'],
-  message: string,
-  range: [number, number],
-  label?: string,
-): void {
-  const start = context.lines.linePos(range[0])
-  const end = context.lines.linePos(range[1])
-  const source = context.text.split('\n')[start.line - 1] ?? ''
-  const endColumn = end.line === start.line ? end.col : source.length + 1
-  context.problems.push({
-    code,
-    message,
-    file: context.file,
-    line: start.line,
-    column: start.col,
-    endColumn,
-    source,
-    ...(label !== undefined && { label }),
-  })
-}
-
-function throwIfBad(context: Context): void {
-  const problems = context.problems.sort((a, b) => a.line - b.line || a.column - b.column)
-  if (problems.length === 0) return
-  const detail: TopologyFailure = { code: 'bad-topology', problems }
-  throw new CodedError(detail, problems.map(printProblem).join('\n'))
-}
-
-function rangeOf(context: Context, path: Path): [number, number] {
-  const node = context.document.getIn(path, true) as Node | undefined | null
-  const range = node?.range
-  if (range) return [range[0], range[1]]
-  return path.length > 0 ? rangeOf(context, path.slice(0, -1)) : [0, 0]
-}
-
-function rangeOfKey(context: Context, path: Path): [number, number] {
-  const parent = context.document.getIn(path.slice(0, -1), true)
-  const map = path.length <= 1 ? context.document.contents : parent
-  if (isMap(map))
-    for (const pair of map.items)
-      if (isPair(pair) && isScalar(pair.key) && String(pair.key.value) === String(path.at(-1)) && pair.key.range)
-        return [pair.key.range[0], pair.key.range[1]]
-  return rangeOf(context, path)
-}
-
-function valueAt(context: Context, path: Path): unknown {
-  const value = context.document.getIn(path)
-  return typeof value === 'object' && value !== null ? JSON.stringify(value) : value
-}
-
-function firstSentence(message: string): string {
-  return message.split('\n')[0]!.replace(/\.$/, '')
-}
-
-/** The known word that is at most two edits away, if any. */
-function nearest(word: string, known: readonly string[]): string | undefined {
-  const ranked = known.map(name => ({ name, distance: edits(word.toLowerCase(), name.toLowerCase()) }))
-  const best = ranked.sort((a, b) => a.distance - b.distance)[0]
-  return best && best.distance <= 2 ? best.name : undefined
-}
-
-function edits(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, i) => i)
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i]
-    for (let j = 1; j <= b.length; j++)
-      next.push(Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1)))
-    row = next
-  }
-  return row[b.length]!
 }

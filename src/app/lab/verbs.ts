@@ -15,7 +15,7 @@ import { probe } from './ping.ts'
 import { findExistingPlace, findPlace } from './privilege.ts'
 import { attach } from './process.ts'
 import { LabFolder, onlyLab } from './state.ts'
-import type { TopologyFailure } from './topology.ts'
+import type { TopologyFailure } from './problems.ts'
 
 const help = `manxctl lab: a cluster of network namespaces on this machine, with real agents, routers and pods
 
@@ -253,7 +253,7 @@ function graph(lab: Lab): string {
   const { topology } = lab
   const pods = lab.folder.pods()
   const seats = (one: { seat: { ip: Ip }; seat6?: { ip: Ip } }) =>
-    `${one.seat.ip}${one.seat6 ? ` ${one.seat6.ip}` : ''}`
+    `${one.seat.ip.key}${one.seat6 ? ` ${one.seat6.ip.key}` : ''}`
   const segment = (rack: string | undefined) => [
     ...topology.routers
       .filter(one => one.rack === rack)
@@ -265,8 +265,8 @@ function graph(lab: Lab): string {
         ...pods.filter(pod => pod.node === one.name).map(pod => `  |    +- ${pod.name}  ${pod.addresses.join(' ')}`),
       ]),
   ]
-  if (topology.fabric.kind === 'l2') return [`segment ${topology.fabric.cidr}`, ...segment(undefined)].join('\n')
-  return topology.fabric.racks.flatMap(rack => [`rack ${rack.name} ${rack.cidr}`, ...segment(rack.name)]).join('\n')
+  if (topology.fabric.kind === 'l2') return [`segment ${topology.fabric.cidr.key}`, ...segment(undefined)].join('\n')
+  return topology.fabric.racks.flatMap(rack => [`rack ${rack.name} ${rack.cidr.key}`, ...segment(rack.name)]).join('\n')
 }
 
 function complain(error: unknown): number {
