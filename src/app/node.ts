@@ -270,34 +270,24 @@ async function refuseTaken(store: Datastore, name: string, { ip4, ip6 }: NodeAdd
 
 // ---------------------------------------------------------------------------------------------------------- pools
 
-/** The first pool of each family, unless there is one already or NO_DEFAULT_POOLS says so. Says what it created. */
-export async function ensurePools(
-  store: Datastore,
-  config: Config,
-  kernel: Kernel,
-  addresses: NodeAddresses,
-  wallMs: number,
-): Promise<string[]> {
+/** The pools to start with, one per family that has none: made by `ensureInitialized`. None where NO_DEFAULT_POOLS says so. */
+export async function firstPools(config: Config, kernel: Kernel, addresses: NodeAddresses): Promise<IPPool[]> {
   if (config.flag('noDefaultPools')) return []
-  const { entries } = await store.list(resourcePrefix('IPPool'))
-  const present = entries.flatMap(entry => Prefix.parse((JSON.parse(entry.value) as IPPool).spec?.cidr ?? '') ?? [])
-  const created: string[] = []
+  const pools: IPPool[] = []
   for (const family of [4, 6] as const) {
     const asked = config.text(family === 4 ? 'ipv4PoolCIDR' : 'ipv6PoolCIDR')
-    if (asked === 'none' || present.some(prefix => prefix.family === family)) continue
+    if (asked === 'none') continue
     if (asked === undefined && !(family === 4 ? addresses.ip4 : addresses.ip6)) continue
     const cidr = asked === undefined ? await freeCidr(family, kernel) : Prefix.parse(asked)
-    if (!cidr || cidr.family !== family) {
-      throw refuse('D05', `\`${asked}\` is no IPv${family} prefix`, `CALICO_IPV${family}POOL_CIDR=10.48.0.0/16`)
+    if (cidr?.family !== family) {
+      const what =
+        asked === undefined ? 'no range is free for the first pool' : `\`${asked}\` is no IPv${family} prefix`
+      throw refuse('D05', what, `set CALICO_IPV${family}POOL_CIDR, or NO_DEFAULT_POOLS=true`)
     }
-    const name = `default-ipv${family}-ippool`
-    const spec = poolSpec(family, cidr, config)
-    const metadata = { name, uid: randomUUID(), creationTimestamp: printStamp(wallMs) }
-    const key = resourceKey('IPPool', name)
-    const value = encodeResource({ kind: 'IPPool', apiVersion, metadata, spec })
-    if ((await store.commit([{ key, modRevision: 0 }], [{ key, value }])).ok) created.push(`${name} ${cidr.key}`)
+    const metadata = { name: `default-ipv${family}-ippool` }
+    pools.push({ kind: 'IPPool', apiVersion, metadata, spec: poolSpec(family, cidr, config) })
   }
-  return created
+  return pools
 }
 
 function poolSpec(family: Family, cidr: Prefix, config: Config): IPPoolSpec {

@@ -64,8 +64,11 @@ export interface PodOptions {
   mtu(): number
   /** Undefined: the agent can serve pods now; else why not yet. */
   notReady(): string | undefined
-  /** Resolves when the endpoint on this link has its routes and rules in the kernel; rejects when that takes too long. */
-  programmed(link: string): Promise<void>
+  /**
+   * Resolves when the endpoint has its link, routes and rules in the kernel; rejects when that takes too long. A record
+   * older than `revision` does not count.
+   */
+  programmed(endpoint: { readonly namespace: string; readonly name: string }, revision: number): Promise<void>
   /** Labels of a Kubernetes pod, where the network configuration says how to ask. */
   podLabels?(request: CniRequest): Promise<Readonly<Record<string, string>>>
 }
@@ -193,7 +196,7 @@ export class Pods {
         allowIpForwarding: request.config.container_settings?.allow_ip_forwarding === true,
         ...(endpoint.spec.mac && { insideMac: endpoint.spec.mac }),
       })
-      await this.#options.programmed(attached.outside.name)
+      await this.#options.programmed(who, Number(found?.metadata.resourceVersion ?? 0) + (again ? 0 : 1))
       if (!request.config.policy?.type)
         await ensureProfile(store, request.config.name!, who.spec.orchestrator === 'k8s')
       return resultOf(request, attached.outside.name, attached.outside.mac, attached.insideMac, ips)
@@ -329,7 +332,7 @@ export class Pods {
     const has = addressesOf(found).map(ip => ip.toPrefix().key)
     const missing = told?.find(address => !has.includes(Prefix.parse(address)?.key ?? address))
     if (missing) throw cniError(100, `address ${missing} is not this pod's; it has ${has.join(', ')}`)
-    await this.#options.programmed(outside)
+    await this.#options.programmed(who, 0)
     return {}
   }
 
@@ -460,15 +463,16 @@ function cniError(code: number, message: string): CodedError<{ code: string; cni
 function asCniError(error: unknown): CniError {
   const msg = reasonOf(error)
   if (error instanceof CodedError) {
-    if (hasCode(error, 'cni')) return { code: (error.detail as { cni: number }).cni, msg }
+    if (hasCode(error, 'cni')) return { code: (error as CodedError<{ code: string; cni: number }>).detail.cni, msg }
     switch (error.detail.code) {
-      case 'pool-full':
-      case 'no-pool':
+      case 'no-address':
+      case 'pool-refuses':
+      case 'not-in-pool':
         return { code: 100, msg }
       case 'block-limit':
       case 'strict-affinity':
         return { code: 101, msg }
-      case 'taken':
+      case 'address-taken':
         return { code: 102, msg }
       case 'unavailable':
       case 'unknown-outcome':

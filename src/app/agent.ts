@@ -1,0 +1,507 @@
+/**
+ * The agent: builds the rooms from settings and ports, carries plain data between them, starts and stops them in order.
+ *
+ *   store --> syncer --+--> mesh ----> speaker ----> learned routes --+
+ *                      +--> ipam (cache)                              v
+ *                      +-----------------------------------------> felix --> kernel
+ *   CNI --> pods --> ipam, kernel; waits for felix
+ *
+ * Start: doors open (so that /readyz can say what is waited for) -> store answers -> name, address, Node, pools -> syncer
+ * -> in sync -> felix writes, sessions open. Nothing touches the kernel before in sync, and routes that an earlier run
+ * learned stand until BGP has converged (RFC 4724) or given up waiting.
+ *
+ * Stop: pods are refused, sessions close without a NOTIFICATION so that peers keep our routes, the kernel stays as it is.
+ */
+
+import { existsSync, mkdirSync, readFileSync } from 'node:fs'
+import { Mesh, Speaker, type ListenProblem, type RouteUpdate } from '../bgp/index.ts'
+import { Felix, type FelixDeps } from '../felix/index.ts'
+import { Ipam } from '../ipam/index.ts'
+import { hasCode, reasonOf } from '../lib/errors.ts'
+import { Ip, type Family } from '../lib/ip.ts'
+import type { Clock, Datastore, Kernel, Link, LinkAddress, Log, Random, Stop, Timer, Transport } from '../lib/ports.ts'
+import { Serial } from '../lib/serial.ts'
+import { ensureInitialized, Syncer, type FelixConfigurationSpec, type SecretRef, type Update } from '../model/index.ts'
+import { readPod } from '../platform/kubernetes.ts'
+import type { PromMetrics } from '../platform/metrics.ts'
+import type { CniRequest } from './cni.ts'
+import type { Config } from './config.ts'
+import { openDoors, type Doors, type Readiness } from './http.ts'
+import {
+  decideName,
+  findAddresses,
+  firstPools,
+  machineId,
+  readNode,
+  refuseBesideCalico,
+  registerNode,
+  settleName,
+  type NodeAddresses,
+} from './node.ts'
+import { Pods, type AddressRequest } from './pods.ts'
+import { StatusRecord } from './status-record.ts'
+import { storeName } from './store.ts'
+
+export interface AgentPorts {
+  readonly clock: Clock
+  readonly random: Random
+  readonly log: Log
+  readonly metrics: PromMetrics
+  readonly store: Datastore
+  readonly kernel: Kernel
+  readonly transport: Transport
+  /** Rule sets beside our own back end, for warnings only. */
+  readonly otherRules: NonNullable<FelixDeps['otherRules']>
+}
+
+/** rtm_protocol of our routes: what a start finds with it was left by an earlier run. */
+const ourProtocol = 80
+const storeRetryMs = 1000
+const programmedTimeoutMs = 30_000
+const journalEveryMs = 10_000
+
+export class Agent {
+  readonly #config: Config
+  readonly #ports: AgentPorts
+  readonly #lane = new Serial()
+  readonly #mesh = new Mesh()
+  readonly #oneFamily = new Set<string>()
+  /** Why the store is not there; undefined while it answers. */
+  #storeTrouble: string | undefined = 'not asked yet'
+  #name: string | undefined
+  #addresses: NodeAddresses | undefined
+  #links: readonly Link[] = []
+  #doors: Doors | undefined
+  #syncer: Syncer | undefined
+  #ipam: Ipam | undefined
+  #felix: Felix | undefined
+  #speaker: Speaker | undefined
+  #pods: Pods | undefined
+  #status: StatusRecord | undefined
+  #datastoreReady = true
+  #synced = false
+  #planning: Timer | undefined
+  #journal: Timer | undefined
+  #problems: readonly { readonly resource: string; readonly message: string }[] = []
+  readonly #listenProblems = new Map<string, string>()
+  #stops: Stop[] = []
+  #stopping = false
+
+  constructor(config: Config, ports: AgentPorts) {
+    this.#config = config
+    this.#ports = ports
+  }
+
+  // ---------------------------------------------------------------------------------------------- start and stop
+
+  /** Resolves when everything runs (which may be long before it is ready); rejects with a StartFailure. */
+  async start(): Promise<void> {
+    const { clock, log, kernel } = this.#ports
+    mkdirSync(this.#config.need('runDir'), { recursive: true, mode: 0o755 })
+    mkdirSync(this.#config.need('stateDir'), { recursive: true, mode: 0o755 })
+    refuseBesideCalico()
+    const { name, stored } = decideName(this.#config)
+    this.#name = name
+    this.#doors = await this.#openDoors()
+    await this.#waitForStore()
+    if (this.#stopping) return
+    await this.#untilStoreAnswers('name', () => settleName(this.#config, this.#ports.store, name, stored))
+    this.#status = new StatusRecord({ node: name, machine: machineId(this.#config) }, this.#ports)
+    await this.#untilStoreAnswers('identity', () => this.#status!.claim())
+    const { node } = await readNode(this.#ports.store, name)
+    const addresses = await findAddresses(this.#config, kernel, node)
+    this.#addresses = addresses
+    for (const why of addresses.why) log.info(`node address ${why}`)
+    if (!addresses.ip6) log.info('no global IPv6 address on this node: it claims no IPv6 blocks')
+    await this.#untilStoreAnswers('node', () =>
+      registerNode(this.#ports.store, this.#config, name, addresses, clock.wall()),
+    )
+    const pools = await firstPools(this.#config, kernel, addresses)
+    const clusterType = this.#config.text('clusterType') ?? 'manx'
+    const made = await this.#untilStoreAnswers('first records', () =>
+      ensureInitialized({ node: name, clusterType, pools }, this.#ports),
+    )
+    for (const { kind, metadata } of made ?? []) log.info(`created ${kind} ${metadata.name}`)
+    if (!this.#stopping) await this.#startRooms(name)
+  }
+
+  /** Leaves the kernel as it is, and peers with our routes. */
+  async stop(): Promise<void> {
+    this.#stopping = true
+    this.#planning?.cancel()
+    this.#journal?.cancel()
+    for (const stop of this.#stops.splice(0)) stop()
+    await this.#doors?.close()
+    await this.#stopSpeaker()
+    await this.#felix?.stop()
+    await this.#status?.stop()
+    await this.#lane.idle()
+  }
+
+  #stopSpeaker(): Promise<void> {
+    return new Promise(resolve => {
+      if (this.#speaker) this.#speaker.stop({ graceful: true }, resolve)
+      else resolve()
+    })
+  }
+
+  #openDoors(): Promise<Doors> {
+    const config = this.#config
+    const metricsOn = config.flag('prometheusMetricsEnabled')
+    const options = {
+      socket: config.socketPath,
+      health: { host: config.need('healthHost'), port: config.number('healthPort')! },
+      ...(metricsOn && {
+        metrics: { host: config.need('prometheusMetricsHost'), port: config.number('prometheusMetricsPort')! },
+      }),
+    }
+    const rooms = {
+      readiness: () => this.readiness(),
+      metrics: () => this.#ports.metrics.text(),
+      views: this.#views(),
+      cni: (request: CniRequest) =>
+        this.#pods?.handle(request) ??
+        Promise.resolve({
+          error: {
+            code: request.command === 'STATUS' ? 50 : 11,
+            msg: 'agent is starting, try again',
+            details: this.#reasons(),
+          },
+        }),
+    }
+    return openDoors(options, rooms, () => this.#ports.clock.wall())
+  }
+
+  /** One error line, then quiet until the store answers. */
+  async #waitForStore(): Promise<void> {
+    await this.#untilStoreAnswers('store', () => this.#ports.store.get('/calico/ready'))
+    this.#storeTrouble = undefined
+  }
+
+  async #untilStoreAnswers<T>(what: string, work: () => Promise<T>): Promise<T | undefined> {
+    let said = false
+    while (!this.#stopping) {
+      try {
+        const result = await work()
+        if (said) this.#ports.log.info('store answers')
+        this.#storeTrouble = undefined
+        return result
+      } catch (error) {
+        if (!hasCode(error, 'unavailable') && !hasCode(error, 'unknown-outcome') && !hasCode(error, 'denied'))
+          throw error
+        this.#storeTrouble = reasonOf(error)
+        if (!said)
+          this.#ports.log.error(`waiting for the store (${what}): ${reasonOf(error)}`, {
+            store: storeName(this.#config),
+          })
+        said = true
+        await this.#pause(storeRetryMs)
+      }
+    }
+    return undefined
+  }
+
+  #pause(ms: number): Promise<void> {
+    return new Promise(resolve => {
+      const timer = this.#ports.clock.after(ms, resolve)
+      this.#stops.push(() => {
+        timer.cancel()
+        resolve()
+      })
+    })
+  }
+
+  // --------------------------------------------------------------------------------------------------------- rooms
+
+  async #startRooms(name: string): Promise<void> {
+    const { clock, random, log, metrics, store, kernel, transport } = this.#ports
+    const leftBehind = await this.#familiesLeftBehind()
+    this.#links = await kernel.links()
+    this.#ipam = new Ipam({ node: name }, { store, clock, random, log: log.with({ room: 'ipam' }), metrics })
+    this.#felix = new Felix(
+      { node: name, overrides: this.#felixOverrides() },
+      { kernel, clock, random, log: log.with({ room: 'felix' }), metrics, otherRules: this.#ports.otherRules },
+    )
+    if (this.#config.need('networkingBackend') === 'bird') {
+      this.#speaker = new Speaker(
+        {
+          ...(leftBehind.length > 0 && { restarted: { forwardingKept: leftBehind } }),
+          onRoutes: changes => this.#onRoutes(changes),
+          onConverged: () => this.#onConverged(),
+          onState: () => this.#onSessions(),
+          onProblem: problem => this.#onListenProblem(problem),
+        },
+        { clock, random, transport, log: log.with({ room: 'bgp' }), metrics },
+      )
+    }
+    this.#pods = new Pods(
+      {
+        node: name,
+        interfacePrefix: this.#config.need('interfacePrefix'),
+        stateDir: this.#config.need('stateDir'),
+        mtu: () => this.#mtu(),
+        notReady: () => this.#podsWait(),
+        programmed: (endpoint, revision) => this.#programmed(endpoint, revision),
+        podLabels: request => podLabels(request),
+      },
+      { store, kernel, clock, log: log.with({ room: 'cni' }), metrics, addresses: this.#podAddresses() },
+    )
+    this.#felix.start()
+    this.#syncer = new Syncer({}, { store, clock, random, log: log.with({ room: 'model' }) })
+    this.#stops.push(
+      this.#syncer.start({
+        updates: batch => this.#onUpdates(batch),
+        inSync: () => this.#onInSync(),
+        connected: up => this.#onConnected(up),
+      }),
+    )
+    this.#stops.push(kernel.watch(change => change.kind === 'address' && this.#onAddresses()))
+  }
+
+  /** Families of which an earlier run left learned routes in the kernel: forwarding went on while we were away. */
+  async #familiesLeftBehind(): Promise<Family[]> {
+    const families: Family[] = []
+    for (const family of [4, 6] as const) {
+      const routes = await this.#ports.kernel.routes(family)
+      if (routes.some(route => route.protocol === ourProtocol)) families.push(family)
+    }
+    return families
+  }
+
+  #onUpdates(batch: readonly Update[]): void {
+    for (const update of batch) {
+      this.#ipam?.apply(update)
+      if (update.kind === 'ClusterInformation' && update.name === 'default') {
+        this.#datastoreReady = update.value?.spec.datastoreReady !== false
+      }
+    }
+    this.#felix?.apply(batch)
+    if (this.#mesh.apply(batch, this.#name!) && this.#synced) this.#plan()
+  }
+
+  #onInSync(): void {
+    this.#synced = true
+    this.#storeTrouble = undefined
+    this.#ipam?.inSync()
+    this.#felix?.inSync()
+    if (this.#speaker) {
+      this.#planNow()
+      this.#speaker.start()
+    } else this.#felix?.learnedComplete()
+    this.#applyJournal()
+  }
+
+  #onConnected(up: boolean): void {
+    if (up) this.#storeTrouble = undefined
+    else this.#storeTrouble = `connection to ${storeName(this.#config)} is interrupted`
+    this.#ports.log[up ? 'info' : 'warn'](
+      up ? 'store is connected' : 'store is not connected: the kernel stays as it is',
+    )
+  }
+
+  /** Applies what the CNI plugin wrote while it could not reach us, again and again: a DEL may come at any time. */
+  #applyJournal(): void {
+    void this.#lane.run(async () => {
+      try {
+        await this.#pods?.applyJournal()
+      } catch (error) {
+        this.#ports.log.warn(`CNI journal: ${reasonOf(error)}`)
+      }
+    })
+    if (!this.#stopping) this.#journal = this.#ports.clock.after(journalEveryMs, () => this.#applyJournal())
+  }
+
+  // ----------------------------------------------------------------------------------------------------------- BGP
+
+  /** Soon: many documents of one manifest become one change of configuration. */
+  #plan(): void {
+    this.#planning ??= this.#ports.clock.after(0, () => this.#planNow())
+  }
+
+  #planNow(): void {
+    this.#planning?.cancel()
+    this.#planning = undefined
+    if (!this.#speaker || !this.#name || this.#stopping) return
+    const plan = this.#mesh.plan({
+      node: this.#name,
+      addresses: this.#hostAddresses(),
+      secret: ref => this.#secret(ref),
+      oneFamily: this.#oneFamily,
+      ...this.#ownRouterId(),
+      ...(this.#config.number('listenPort') !== undefined && { listenPort: this.#config.number('listenPort')! }),
+    })
+    if (!plan) return
+    for (const { resource, message } of plan.problems) {
+      if (!this.#problems.some(p => p.resource === resource && p.message === message)) {
+        this.#ports.log.warn(`${resource}: ${message}`)
+      }
+    }
+    this.#problems = plan.problems
+    this.#speaker.configure(plan.config)
+  }
+
+  #ownRouterId(): { routerId?: Ip } {
+    const setting = this.#config.text('routerId')
+    const ip = setting === undefined || setting === 'hash' ? undefined : Ip.parse(setting)
+    return ip ? { routerId: ip } : {}
+  }
+
+  #onRoutes(changes: readonly RouteUpdate[]): void {
+    this.#felix?.learnedRoutes(changes)
+  }
+
+  #onConverged(): void {
+    if (this.#speaker?.snapshot().converging.length === 0) this.#felix?.learnedComplete()
+  }
+
+  /** A node that lists only its own family on the session we share gets a second one on its IPv6 address. */
+  #onSessions(): void {
+    const before = this.#oneFamily.size
+    for (const peer of this.#speaker?.snapshot().peers ?? []) {
+      if (peer.families.length === 2 && peer.session?.families.length === 1) this.#oneFamily.add(peer.key)
+      else if (peer.session) this.#oneFamily.delete(peer.key)
+    }
+    if (this.#oneFamily.size !== before) this.#plan()
+  }
+
+  /** Port taken: sessions are dialled from here all the same, so this is no reason to stop (catalogue B14). */
+  #onListenProblem({ at, message, over }: ListenProblem): void {
+    if (over) this.#listenProblems.delete(at)
+    else this.#listenProblems.set(at, message)
+  }
+
+  #hostAddresses(): LinkAddress[] {
+    return this.#links.flatMap(link => link.addresses.filter(a => !a.ip.isLoopback()))
+  }
+
+  #onAddresses(): void {
+    void this.#lane.run(async () => {
+      this.#links = await this.#ports.kernel.links()
+      if (this.#synced) this.#plan()
+    })
+  }
+
+  /** BGP passwords are files `<secretsDir>/<secret>/<key>`, read anew for each plan. */
+  #secret({ secretKeyRef: { name, key } }: SecretRef): string | undefined {
+    const path = `${this.#config.need('secretsDir')}/${name}/${key}`
+    return existsSync(path) ? readFileSync(path, 'utf8').replace(/\n$/, '') : undefined
+  }
+
+  // ---------------------------------------------------------------------------------------------------------- pods
+
+  #podsWait(): string | undefined {
+    if (!this.#synced) return this.#reasons()
+    return this.#datastoreReady ? undefined : 'store is locked: Calico is currently not ready to process requests'
+  }
+
+  #programmed({ namespace, name }: { namespace: string; name: string }, revision: number): Promise<void> {
+    return this.#felix!.endpointReady(name, { namespace, revision, timeoutMs: programmedTimeoutMs })
+  }
+
+  /** What environment and file say beats every FelixConfiguration (contract §4.10). */
+  #felixOverrides(): FelixConfigurationSpec {
+    const config = this.#config
+    return {
+      ...(config.source('interfacePrefix') !== 'default' && { interfacePrefix: config.need('interfacePrefix') }),
+      ...(config.source('ipv6Support') !== 'default' && { ipv6Support: config.flag('ipv6Support') }),
+    }
+  }
+
+  /** The MTU of the link that carries the node's address. */
+  #mtu(): number {
+    const own = this.#addresses?.ip4 ?? this.#addresses?.ip6
+    return this.#links.find(link => link.addresses.some(a => own && a.ip.equals(own.ip)))?.mtu ?? 1500
+  }
+
+  #podAddresses() {
+    const ipam = this.#ipam!
+    return {
+      assign: async (request: AddressRequest): Promise<readonly Ip[]> => {
+        const { handle, attributes, given } = request
+        if (given.length > 0) {
+          for (const [i, ip] of given.entries()) {
+            const last = i === given.length - 1
+            const companions = last ? { companions: () => ({ writes: request.record(given) }) } : {}
+            await ipam.assignGiven({ ip, handle, attributes, use: 'Workload', ...companions })
+          }
+          return given
+        }
+        const { ips4, ips6 } = await ipam.assign({
+          handle,
+          attributes,
+          use: 'Workload',
+          num4: request.want4 ? 1 : 0,
+          num6: request.want6 ? 1 : 0,
+          ...(request.pools4.length > 0 && { pools4: request.pools4 }),
+          ...(request.pools6.length > 0 && { pools6: request.pools6 }),
+          companions: ips => ({ writes: request.record([...ips.ips4, ...ips.ips6]) }),
+        })
+        return [...ips4, ...ips6]
+      },
+      release: async (handle: string): Promise<boolean> => (await ipam.releaseByHandle(handle)).found,
+    }
+  }
+
+  // --------------------------------------------------------------------------------------------------------- views
+
+  /** What must be right before the agent is ready, each with its reason in words. */
+  readiness(): readonly Readiness[] {
+    const store = this.#storeTrouble
+    const report: Readiness[] = [{ component: 'store', ready: store === undefined, ...(store && { reason: store }) }]
+    if (!this.#synced)
+      return [...report, { component: 'felix', ready: false, reason: 'not in sync with the store yet' }]
+    report.push(felixReady(this.#felix!))
+    if (this.#speaker) report.push(this.#sessionsReady(this.#speaker))
+    if (!this.#datastoreReady)
+      report.push({ component: 'lock', ready: false, reason: 'store is locked (datastoreReady is false)' })
+    return report
+  }
+
+  /** Half of the sessions Established or excused: connecting for under 30 s (operator-experience.md 5). */
+  #sessionsReady(speaker: Speaker): Readiness {
+    const { peers } = speaker.snapshot()
+    const wall = this.#ports.clock.wall()
+    const down = peers.filter(peer => peer.state !== 'Established')
+    const excused = down.filter(
+      peer => wall - peer.since < 30_000 && peer.flaps === 0 && peer.cause?.code === 'connecting',
+    )
+    const ready = peers.length === 0 || (peers.length - down.length + excused.length) * 2 >= peers.length
+    const up = `${peers.length - down.length} of ${peers.length} sessions Established`
+    const reasons = down.map(peer => `${peer.address} (${peer.name}): ${peer.cause?.text ?? peer.state}`)
+    return { component: 'bgp', ready, reason: [up, ...this.#listenProblems.values(), ...reasons].join('; ') }
+  }
+
+  #reasons(): string {
+    return this.readiness()
+      .filter(item => !item.ready)
+      .map(item => `${item.component}: ${item.reason}`)
+      .join('; ')
+  }
+
+  #views(): Record<string, (query: Readonly<Record<string, string>>) => unknown> {
+    return {
+      node: () => ({ name: this.#name, addresses: this.#addresses, problems: this.#problems, startedOk: this.#synced }),
+      peers: () => ({ ...this.#speaker?.snapshot() }),
+      felix: () => ({ ...this.#felix?.snapshot() }),
+      store: () => ({ type: this.#config.datastoreType, name: storeName(this.#config), ...this.#syncer?.snapshot() }),
+      config: () => ({ items: this.#config.rows() }),
+      ready: () => ({ components: this.readiness() }),
+    }
+  }
+}
+
+function felixReady(felix: Felix): Readiness {
+  const { phase, lastError, warnings } = felix.snapshot()
+  const reasons = [
+    ...(lastError ? [lastError] : felix.ready ? [] : [phase]),
+    ...warnings.map(w => `${w.message} [${w.code}]`),
+  ]
+  return { component: 'felix', ready: felix.ready, ...(reasons.length > 0 && { reason: reasons.join('; ') }) }
+}
+
+async function podLabels(request: CniRequest): Promise<Readonly<Record<string, string>>> {
+  const kubeconfig = request.config.kubernetes?.kubeconfig
+  const { K8S_POD_NAMESPACE: namespace, K8S_POD_NAME: pod } = request.args
+  if (!kubeconfig || !namespace || !pod) return {}
+  return (await readPod(kubeconfig, namespace, pod)).labels
+}
