@@ -377,16 +377,23 @@ export class EtcdLine {
   async #reasonOf(endpoint: EtcdEndpoint, waitedMs: number): Promise<string> {
     const late = `timed out after ${seconds(waitedMs)}`
     if (endpoint.state() !== connectivityState.TRANSIENT_FAILURE) return late
-    const details = await endpoint.maintenance.status(this.#until(100)).then(
-      () => 'answers again',
-      (error: unknown) => grpcFailure(error).details,
-    )
+    // On the channel that failed: another one to the same place was not told why.
+    const ask = () =>
+      endpoint.kv.range({ key: Buffer.of(0) }, this.#until(100)).then(
+        () => 'answers again',
+        (error: unknown) => grpcFailure(error).details,
+      )
+    let details = await ask()
+    // gRPC publishes that a connection failed before it publishes why.
+    for (let tries = 0; details.includes('Last error: null') && tries < 5; tries++) {
+      await this.sleep(30)
+      details = await ask()
+    }
     if (endpoint.foreignNames !== undefined) {
       const { host } = parseEndpoint(endpoint.url)!
       return `certificate is for ${endpoint.foreignNames}, not for ${host}`
     }
     const words = (text: string) => connectWords.find(([pattern]) => pattern.test(text))?.[1]
-    // After a connection that was up, gRPC has forgotten why the next one failed.
     return words(details) ?? (details.includes('Last error: null') ? words(await knock(endpoint.url)) : details) ?? late
   }
 }

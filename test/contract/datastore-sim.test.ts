@@ -5,7 +5,8 @@ import { describe, test } from 'vitest'
 import { hasCode } from '../../src/lib/errors.ts'
 import { SimClock, SimRandom } from '../sim/clock.ts'
 import { SimStore, type StoreFaults } from '../sim/datastore.ts'
-import { describeDatastore, increment, Recorder } from './datastore.ts'
+import { describeDatastore, Recorder } from './datastore.ts'
+import { increment } from './datastore-steps.ts'
 
 function fixture(faults: Partial<StoreFaults>) {
   return async () => {

@@ -9,6 +9,7 @@ import { deepEqual, equal, ok, rejects } from 'node:assert/strict'
 import { afterAll, beforeAll, describe, test } from 'vitest'
 import { hasCode } from '../../src/lib/errors.ts'
 import type { Change, Datastore, Revision, WatchLost } from '../../src/lib/ports.ts'
+import { increment } from './datastore-steps.ts'
 
 export interface StoreFixture {
   /** Another client of the same store, as another process would be. */
@@ -69,16 +70,6 @@ export async function until(wait: (ms: number) => Promise<void>, what: string, h
   for (let looks = 0; !holds(); looks++) {
     ok(looks < 2000, `within 20 s: ${what}`)
     await wait(10)
-  }
-}
-
-/** Adds one to a number, as many times as asked, against everybody else who does. */
-export async function increment(store: Datastore, key: string, times: number): Promise<void> {
-  for (let done = 0; done < times; ) {
-    const entry = await store.get(key)
-    const next = String(Number(entry?.value ?? 0) + 1)
-    const outcome = await store.commit([{ key, modRevision: entry?.modRevision ?? 0 }], [{ key, value: next }])
-    if (outcome.ok) done++
   }
 }
 
