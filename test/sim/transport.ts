@@ -58,6 +58,7 @@ interface Listening {
 }
 
 const systemTtl = 64
+const maxMd5Bytes = 80
 const listenerTtl = 255
 const writeFullBytes = 64 * 1024
 /** When a SYN is sent again, from the first; then Linux gives up. */
@@ -233,6 +234,11 @@ export class SimHost implements Transport {
         if (this.#listening.get(key) === listening) this.#listening.delete(key)
       },
       setMd5: (peer, md5) => {
+        if (md5 !== undefined && md5.length > maxMd5Bytes)
+          throw new CodedError(
+            { code: 'refused' },
+            `the MD5 key for ${peer.key} has ${md5.length} octets; the most is ${maxMd5Bytes}`,
+          )
         if (md5 === undefined) listening.keys.delete(peer.key)
         else listening.keys.set(peer.key, { peer, key: md5 })
       },
