@@ -119,7 +119,7 @@ export class Agent {
     const pools = await firstPools(this.#config, kernel, addresses)
     const clusterType = this.#config.text('clusterType') ?? 'manx'
     const made = await this.#untilStoreAnswers('first records', () =>
-      ensureInitialized({ node: name, clusterType, pools }, this.#ports),
+      ensureInitialized(this.#ports.store, { node: name, clusterType, pools }, this.#ports),
     )
     for (const { kind, metadata } of made ?? []) log.info(`created ${kind} ${metadata.name}`)
     if (!this.#stopping) await this.#startRooms(name)

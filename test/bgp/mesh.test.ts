@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { Mesh, type LocalFacts } from '../../src/bgp/mesh.ts'
 import { importPolicy, exportPolicy } from '../../src/bgp/mesh-policy.ts'
+import type { Policy } from '../../src/bgp/types.ts'
 import { Ip, Prefix } from '../../src/lib/ip.ts'
 import type { BGPFilter, BGPPeerSpec, NodeBGPSpec, Update } from '../../src/model/index.ts'
 
@@ -302,6 +303,23 @@ describe('policies', () => {
       },
     ])
   })
+})
+
+test('pools of the store reach the policies of each session, disabled export apart', () => {
+  const updates = [
+    ...trio,
+    pool('p4', '10.48.0.0/16'),
+    pool('p6', 'fd00:48::/64'),
+    pool('quiet', '10.49.0.0/16', { disableBGPExport: true }),
+    peer('gw', { peerIP: '10.0.0.1', asNumber: 65001 }),
+  ]
+  const [gateway, meshPeer] = plan(updates).config.peers
+  const prefixesOf = (policy: Policy | undefined, rule: string) =>
+    policy?.rules.find(r => r.name === rule)?.match.prefixes?.map(p => p.prefix.key)
+  expect(prefixesOf(gateway?.exportPolicy, 'inside a pool')).toEqual(['10.48.0.0/16', 'fd00:48::/64'])
+  expect(prefixesOf(gateway?.exportPolicy, 'pool not exported')).toEqual(['10.49.0.0/16'])
+  expect(prefixesOf(gateway?.importPolicy, 'own pool')).toEqual(['10.48.0.0/16', 'fd00:48::/64', '10.49.0.0/16'])
+  expect(prefixesOf(meshPeer?.importPolicy, 'own pool')).toBeUndefined()
 })
 
 test('router id without IPv4 comes from the name and is never zero', () => {
