@@ -118,7 +118,7 @@ export class Dataplane {
       this.#nat[family].replace('outgoing', natChains(family, this.#settings, this.#addresses))
       const wanted = natSetsWanted(family, this.#settings, this.#addresses)
       const names = new Set(wanted.map(({ name }) => name))
-      for (const name of [...this.#sets[family].wantedNames()]) if (!names.has(name)) this.#sets[family].unwant(name)
+      for (const name of this.#sets[family].wantedNames()) if (!names.has(name)) this.#sets[family].unwant(name)
       for (const set of wanted) this.#sets[family].want(set)
     }
   }

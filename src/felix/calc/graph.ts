@@ -287,7 +287,7 @@ export class Graph {
     this.#settingsChanged = true
     this.#routes.restyle(this.#style())
     // Which records make sense depends on the settings too.
-    for (const [key, { record, revision }] of [...this.#locals]) this.#onEndpoint(key, record, revision)
+    for (const [key, { record, revision }] of this.#locals) this.#onEndpoint(key, record, revision)
   }
 
   #style(): RouteStyle {

@@ -61,7 +61,7 @@ export function readSettings(sources: readonly (FelixConfigurationSpec | undefin
     if (value === undefined || value === null || value === '') return fallback
     const parsed = parse(value)
     if (parsed === undefined)
-      problems.push(`FelixConfiguration ${name}: \`${String(value)}\` is not readable, using ${String(fallback)}`)
+      problems.push(`FelixConfiguration ${name}: \`${text(value)}\` is not readable, using ${text(fallback)}`)
     return parsed ?? fallback
   }
   // `none` and 0 are a readable "not set", which `undefined` as an answer of a parser is not.
@@ -113,6 +113,10 @@ export function isLinkName(name: string): boolean {
 
 function present(spec: FelixConfigurationSpec | undefined): Fields {
   return Object.fromEntries(Object.entries(spec ?? {}).filter(([, value]) => value !== undefined && value !== null))
+}
+
+function text(value: unknown): string {
+  return typeof value === 'string' ? value : (JSON.stringify(value) ?? 'nothing')
 }
 
 function isNone(value: unknown): boolean {

@@ -358,7 +358,7 @@ export class Routes {
   /** Replaces what is believed of one family and counts what others did meanwhile. */
   #found(family: Family, ours: ReadonlyMap<string, KernelRoute>): void {
     let changed = 0
-    for (const [key, route] of [...this.#delta.actual]) {
+    for (const [key, route] of this.#delta.actual) {
       if (route.prefix.family !== family) continue
       const found = ours.get(key)
       if (!found || !sameRoute(found, route)) changed++
