@@ -168,6 +168,7 @@ export class EtcdLine {
   #token: Promise<string | undefined> | undefined
   #metadata = new Metadata()
   #clusterId: string | undefined
+  #closed = false
 
   constructor(options: EtcdOptions, deps: { clock: Clock; random: Random }) {
     this.#options = options
@@ -202,12 +203,13 @@ export class EtcdLine {
   }
 
   close(): void {
+    this.#closed = true
     this.#unusable = storeFailure('unavailable', 'this store client is closed')
     for (const endpoint of this.endpoints) endpoint.close()
   }
 
   get closed(): boolean {
-    return this.#unusable !== undefined
+    return this.#closed
   }
 
   /** Repeats over endpoints until it works, is refused for good, or time is up. */
@@ -246,6 +248,11 @@ export class EtcdLine {
     for (let pauseMs = 2; ; pauseMs = Math.min(50, pauseMs * 2)) {
       if (this.#unusable) throw this.#unusable
       const now = this.clock.now()
+      const current = this.#current
+      if (current && current.suspectUntil <= now && current.state() === connectivityState.READY) {
+        await this.#ensureToken(current)
+        return current
+      }
       const states = this.#byPreference(now - started).map(endpoint => ({ endpoint, state: endpoint.state() }))
       const up = states.find(({ state }) => state === connectivityState.READY)
       if (up) {
@@ -288,6 +295,8 @@ export class EtcdLine {
     }
     if (/too many operations|duplicate key|request is too large|larger than max/.test(details))
       return storeFailure('too-large', `store refuses the request: ${details}`, more)
+    if (details.includes('too many requests'))
+      return storeFailure('unavailable', `store is overloaded: ${details}`, more)
     const why = `${endpoint?.url ?? 'etcd'} ${this.#wordsFor(code, details)}`
     if (what.verb !== 'write') return storeFailure('unavailable', `store does not answer: ${why}`, more)
     // NOSPACE too: the request that crosses the quota is both done and refused.
@@ -297,7 +306,8 @@ export class EtcdLine {
   #wordsFor(code: status | undefined, details: string): string {
     if (code === status.DEADLINE_EXCEEDED) return `timed out after ${seconds(this.#timeoutMs)}`
     if (details.includes('database space exceeded')) return 'is full: compact, defragment and disarm its alarm'
-    return details.replace(/^etcdserver: /, '')
+    if (/no leader|leader changed|request timed out/.test(details)) return `has no quorum (${details})`
+    return details
   }
 
   #until(ms: number): CallOptions {

@@ -23,6 +23,9 @@ export { parseEndpoint, type EtcdOptions } from './etcd-line.ts'
 
 const pageSize = 1000
 
+/** A page whose values are too large for one message is asked for again with this fraction of the keys. */
+const pageShrink = 8
+
 export interface EtcdMemberStatus {
   readonly endpoint: string
   /** Absent when the member did not answer; then `problem` says why. */
@@ -93,7 +96,7 @@ export class EtcdDatastore implements Datastore {
   }
 
   watch(prefix: string, after: Revision, on: WatchEvents): Stop {
-    if (this.#line.closed && this.#line.endpoints.length === 0) return () => {}
+    if (this.#line.closed) return () => {}
     const watch: EtcdWatch = new EtcdWatch(
       { prefix, after, on },
       { line: this.#line, log: this.#log, ended: () => void this.#watches.delete(watch) },
@@ -157,16 +160,23 @@ export class EtcdDatastore implements Datastore {
     const entries: Entry[] = []
     let from = key
     let revision: Revision | undefined
+    let limit = pageSize
     for (;;) {
-      const request = { key: from, range_end, limit: pageSize, ...(revision === undefined ? {} : { revision }) }
+      const request = { key: from, range_end, limit, ...(revision === undefined ? {} : { revision }) }
       const page = await this.#line.read({ verb: 'read', key: prefix }, (endpoint, options) =>
         endpoint.kv.range(request, options).catch((error: unknown) => {
           // The pages' revision was compacted away between two of them.
-          if (grpcFailure(error).code === status.OUT_OF_RANGE) return 'compacted' as const
+          const { code, details } = grpcFailure(error)
+          if (code === status.OUT_OF_RANGE) return 'compacted' as const
+          if (details.includes('larger than max') && limit > 1) return 'too-large' as const
           throw error
         }),
       )
       if (page === 'compacted') return page
+      if (page === 'too-large') {
+        limit = Math.ceil(limit / pageShrink)
+        continue
+      }
       this.#line.saw(page.header)
       revision ??= Number(page.header.revision)
       for (const kv of page.kvs) entries.push(toEntry(kv))

@@ -247,6 +247,15 @@ describe('etcd in trouble', () => {
     await relay.stop()
   })
 
+  test('list: more than one message can hold', { timeout: 60_000 }, async () => {
+    const value = 'v'.repeat(1_000_000)
+    for (let i = 0; i < 80; i += 8)
+      await Promise.all(Array.from({ length: 8 }, (_, n) => store.commit([], [{ key: `/big/${i + n}`, value }])))
+    const { entries } = await store.list('/big/')
+    equal(entries.length, 80)
+    ok(entries.every(entry => entry.value === value))
+  })
+
   test('two endpoints, one dead: the other is used, before and after', async () => {
     const dead = `http://127.0.0.1:${await freePort()}`
     const relay = await Relay.start(server.port)
@@ -314,6 +323,97 @@ describe('etcd in trouble', () => {
     const child = spawn(process.execPath, [script, 'once', server.url], { stdio: ['ignore', 'ignore', 'inherit'] })
     await once(child, 'exit')
     equal(child.exitCode, 0)
+  })
+})
+
+describe('etcd of three members', () => {
+  let members: EtcdServer[] = []
+  let store: EtcdDatastore
+  const seen = new Recorder()
+  const written: string[] = []
+
+  beforeAll(async () => {
+    members = await EtcdServer.startCluster(3)
+    store = open(
+      members.map(({ url }) => url),
+      { requestTimeoutMs: 2000 },
+    )
+    store.watch('/m/', (await store.list('/m/')).revision, seen.on)
+  })
+  afterAll(async () => {
+    await store?.close()
+    for (const member of members) await member.stop()
+  })
+
+  /** Writes one key, reading first whether an unknown outcome was a success, until it is there. */
+  async function writeSurely(key: string): Promise<void> {
+    for (let tries = 0; tries < 20; tries++) {
+      try {
+        if (await store.get(key)) return void written.push(`+${key}=x`)
+        await store.commit([{ key, modRevision: 0 }], [{ key, value: 'x' }])
+      } catch (error) {
+        ok(hasCode(error, 'unavailable') || hasCode(error, 'unknown-outcome'), String(error))
+      }
+    }
+    throw new Error(`${key} could not be written`)
+  }
+
+  async function leader(): Promise<EtcdServer> {
+    const { endpoints } = await store.status()
+    return members[endpoints.findIndex(({ member }) => member?.leads)]!
+  }
+
+  async function watchHasAll(): Promise<void> {
+    await until(wait, 'the watch has all', () => seen.changes.length >= written.length)
+    deepEqual(seen.told, written)
+    equal(seen.lost, undefined)
+  }
+
+  test('status names members and leader', async () => {
+    const { memberNames, endpoints, alarms } = await store.status()
+    deepEqual(memberNames.toSorted(), ['mx-0', 'mx-1', 'mx-2'])
+    equal(endpoints.filter(({ member }) => member?.leads).length, 1)
+    deepEqual(alarms, [])
+  })
+
+  test('the leader dies, then comes back: writes and watch go on', { timeout: 30_000 }, async () => {
+    await writeSurely('/m/0')
+    const dying = await leader()
+    await dying.kill()
+    for (let i = 1; i < 20; i++) await writeSurely(`/m/${i}`)
+    await watchHasAll()
+    await dying.restart()
+    await writeSurely('/m/back')
+    await watchHasAll()
+  })
+
+  test('each member freezes in turn: the others are used', { timeout: 60_000 }, async () => {
+    for (const [i, member] of members.entries()) {
+      member.freeze()
+      const started = performance.now()
+      await writeSurely(`/m/frozen-${i}`)
+      ok(performance.now() - started < 10_000, 'one frozen member costs one timeout and an election at most')
+      member.thaw()
+    }
+    await watchHasAll()
+  })
+
+  test('no quorum: an error in time, and the watch says that it is cut off', { timeout: 30_000 }, async () => {
+    const [first, second] = members
+    await first!.kill()
+    await second!.kill()
+    const started = performance.now()
+    await rejects(store.get('/m/0'), error => hasCode(error, 'unavailable'))
+    await rejects(
+      store.commit([], [{ key: '/other', value: 'x' }]),
+      error => hasCode(error, 'unavailable') || hasCode(error, 'unknown-outcome'),
+    )
+    ok(performance.now() - started < 6000)
+    await until(wait, 'the watch says so', () => seen.connected.at(-1) === false)
+    await Promise.all([first!.restart(), second!.restart()])
+    await writeSurely('/m/quorum')
+    await watchHasAll()
+    await until(wait, 'the watch is back', () => seen.connected.at(-1) === true)
   })
 })
 

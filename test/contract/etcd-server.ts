@@ -1,5 +1,5 @@
 /**
- * A real etcd for tests: one member, in memory-backed storage, on a free loopback port.
+ * A real etcd for tests: one member or several, in memory-backed storage, on free loopback ports.
  *
  * `EtcdServer.start()` fails loudly when etcd is missing: a suite that needs it must not pass without it. The same folder
  * and port are kept over `kill()` and `restart()`, so a client sees the same store come back. With `prefixCommand` it
@@ -26,20 +26,27 @@ export interface EtcdServerOptions {
   readonly extraArgs?: readonly string[]
 }
 
+/** What a member of a larger cluster must know before any of them runs. */
+interface Membership {
+  readonly name: string
+  readonly peerUrl: string
+  readonly initialCluster: string
+}
+
 export class EtcdServer {
   readonly url: string
   readonly port: number
   /** Holds the data; temporary files of a test may live beside it. */
   readonly folder: string
   readonly #options: EtcdServerOptions
-  readonly #peerPort: number
+  readonly #member: Membership
   #child: ChildProcess | undefined
   #output = ''
 
-  private constructor(options: EtcdServerOptions, ports: readonly [number, number]) {
+  private constructor(options: EtcdServerOptions, port: number, member: Membership) {
     this.#options = options
-    this.port = ports[0]
-    this.#peerPort = ports[1]
+    this.port = port
+    this.#member = member
     this.url = `${options.tls ? 'https' : 'http'}://${bracketed(options.host ?? '127.0.0.1')}:${this.port}`
     this.folder = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'mx-etcd-'))
   }
@@ -49,9 +56,26 @@ export class EtcdServer {
     // In another namespace its ports are free or not independently of ours, so the usual ones are taken.
     const elsewhere = options.prefixCommand !== undefined
     const port = options.port ?? (elsewhere ? 2379 : await freePort(host))
-    const server = new EtcdServer(options, [port, elsewhere ? port + 1 : await freePort(host)])
+    const peerUrl = `http://${bracketed(host)}:${elsewhere ? port + 1 : await freePort(host)}`
+    const server = new EtcdServer(options, port, { name: 'mx', peerUrl, initialCluster: `mx=${peerUrl}` })
     await server.restart()
     return server
+  }
+
+  /** A cluster on this host's loopback, with election times that survive a busy machine. */
+  static async startCluster(members: number): Promise<EtcdServer[]> {
+    const host = '127.0.0.1'
+    const all: { name: string; port: number; peerUrl: string }[] = []
+    for (let i = 0; i < members; i++)
+      all.push({ name: `mx-${i}`, port: await freePort(), peerUrl: `http://${host}:${await freePort()}` })
+    const initialCluster = all.map(({ name, peerUrl }) => `${name}=${peerUrl}`).join(',')
+    const extraArgs = ['--heartbeat-interval=50', '--election-timeout=500']
+    const servers = all.map(
+      ({ name, port, peerUrl }) => new EtcdServer({ extraArgs }, port, { name, peerUrl, initialCluster }),
+    )
+    // A member is ready only when a majority is.
+    await Promise.all(servers.map(server => server.restart()))
+    return servers
   }
 
   get pid(): number | undefined {
@@ -60,17 +84,16 @@ export class EtcdServer {
 
   /** Starts it on the data it has; waits until it answers. */
   async restart(): Promise<void> {
-    const host = bracketed(this.#options.host ?? '127.0.0.1')
-    const peer = `http://${host}:${this.#peerPort}`
+    const { name, peerUrl, initialCluster } = this.#member
     const { tls } = this.#options
     const args = [
-      `--name=mx`,
+      `--name=${name}`,
       `--data-dir=${join(this.folder, 'data')}`,
       `--listen-client-urls=${this.url}`,
       `--advertise-client-urls=${this.url}`,
-      `--listen-peer-urls=${peer}`,
-      `--initial-advertise-peer-urls=${peer}`,
-      `--initial-cluster=mx=${peer}`,
+      `--listen-peer-urls=${peerUrl}`,
+      `--initial-advertise-peer-urls=${peerUrl}`,
+      `--initial-cluster=${initialCluster}`,
       '--heartbeat-interval=10',
       '--election-timeout=50',
       '--unsafe-no-fsync',
