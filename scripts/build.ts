@@ -62,7 +62,8 @@ const results = await Promise.all(
   ),
 )
 for (const [i, result] of results.entries()) {
-  const bytes = Object.entries(result.metafile.outputs).find(([file]) => file.endsWith(`${wanted[i]}.js`))?.[1].bytes ?? 0
+  const bytes =
+    Object.entries(result.metafile.outputs).find(([file]) => file.endsWith(`${wanted[i]}.js`))?.[1].bytes ?? 0
   console.log(`dist/${wanted[i]}.js  ${Math.round(bytes / 1024)} KiB`)
 }
 console.log(`built in ${Math.round(performance.now() - startedMs)} ms`)
