@@ -113,7 +113,9 @@ export class Writer {
   }
 
   put(bytes: Uint8Array): this {
-    this.#bytes.set(bytes, this.#reserve(bytes.length))
+    // Reserving may replace the array, so it comes first.
+    const at = this.#reserve(bytes.length)
+    this.#bytes.set(bytes, at)
     return this
   }
 

@@ -137,9 +137,8 @@ export class Connection {
   takeOver(conn: Conn): ConnEvents {
     const line: Line = { conn, stop: undefined, lingering: undefined }
     this.#line = line
-    this.#ports.clock.after(0, () => {
-      if (this.#line === line && this.#state.kind === 'active') this.dispatch({ kind: 'accepted' })
-    })
+    // At once: the peer's OPEN may be read before anything else gets its turn.
+    this.dispatch({ kind: 'accepted' })
     return this.#events(line)
   }
 

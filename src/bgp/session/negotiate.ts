@@ -93,7 +93,9 @@ function restartCapability(peer: PeerConfig, restart: RestartOffer): GracefulRes
     notification: true,
     seconds: full ? peer.restartSeconds : 0,
     families: full
-      ? peer.families.toSorted((a, b) => a - b).map(family => ({ family, forwarding: restart.forwarding.includes(family) }))
+      ? peer.families
+          .toSorted((a, b) => a - b)
+          .map(family => ({ family, forwarding: restart.forwarding.includes(family) }))
       : [],
   }
 }

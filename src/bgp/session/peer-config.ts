@@ -34,7 +34,10 @@ export function changeClass(actual: PeerConfig, desired: PeerConfig): 'none' | '
   const needsOpen =
     actual.remoteAs !== desired.remoteAs ||
     actual.localAs !== desired.localAs ||
-    !sameValue(actual.families.toSorted((a, b) => a - b), desired.families.toSorted()) ||
+    !sameValue(
+      actual.families.toSorted((a, b) => a - b),
+      desired.families.toSorted(),
+    ) ||
     !sameValue(actual.source, desired.source) ||
     actual.addPath !== desired.addPath ||
     actual.ttlSecurity !== desired.ttlSecurity ||

@@ -69,6 +69,9 @@ export interface PeerHost {
 
 const leastIdleHoldMs = 1000
 const mostIdleHoldMs = 60_000
+/** How long after a failure the peer's own dial is refused: less than any IdleHold of a speaker like us, jitter included,
+ * so that the two ends never refuse each other in turns. */
+const refuseMs = 700
 /** A session that stayed up this long has earned a fresh start. */
 const provenMs = 60_000
 /** How long an OPEN waits for the rightful winner of a collision to show its own. */
@@ -209,7 +212,7 @@ export class Peer implements ConnectionOwner {
       if (connection && connection.state !== 'idle') connection.dispatch({ kind: 'cease', why })
     if (!this.#running) return
     this.#idleHoldMs = leastIdleHoldMs
-    this.#startAfter(0, 'idle-hold')
+    this.#retryLater(false, false)
   }
 
   /** The key is the same. Returns what it cost. */
@@ -516,9 +519,8 @@ export class Peer implements ConnectionOwner {
     this.#startAfter(waitMs * (0.75 + 0.25 * this.#ports.random.next()), 'idle-hold')
   }
 
-  /** After a failure the peer's own dial is refused for a second, and no longer. */
   #punish(): void {
-    this.#refuseUntilMs = this.#ports.clock.now() + leastIdleHoldMs
+    this.#refuseUntilMs = this.#ports.clock.now() + refuseMs
   }
 
   #startAfter(ms: number, kind: 'start' | 'idle-hold'): void {
