@@ -529,7 +529,8 @@ export class Peer implements ConnectionOwner {
     this.#idleHold = this.#ports.clock.after(ms, () => {
       this.#cancelIdleHold()
       // A candidate of theirs that is on its way needs no rival.
-      if (!this.#running || this.#current || this.#accepted?.state === 'open-confirm') return
+      const needless = this.#current !== undefined || this.#accepted?.state === 'open-confirm'
+      if (!this.#running || needless || this.#dialled.state !== 'idle') return
       if (this.#config.passive)
         this.record.blame({ code: 'passive-waiting', text: 'passive: waits for the peer to dial' })
       this.#dialled.dispatch({ kind })
