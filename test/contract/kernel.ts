@@ -132,9 +132,9 @@ function linkCases(world: () => KernelWorld, link: FindLink): void {
 
 interface RouteTools {
   link: FindLink
-  set(...routes: KernelRoute[]): Promise<Outcome[]>
-  remove(...routes: KernelRoute[]): Promise<Outcome[]>
-  under(prefix: string): Promise<KernelRoute[]>
+  set: (...routes: KernelRoute[]) => Promise<Outcome[]>
+  remove: (...routes: KernelRoute[]) => Promise<Outcome[]>
+  under: (prefix: string) => Promise<KernelRoute[]>
 }
 
 function routeCases(world: () => KernelWorld, { link, set, remove, under }: RouteTools): void {
@@ -242,7 +242,10 @@ function routeCases(world: () => KernelWorld, { link, set, remove, under }: Rout
       deepEqual(shown(await under(c.to)), shown([mine]))
       // Another metric is another route.
       await world().foreignRoute({ ...foreign, metric: 77 })
-      deepEqual((await under(c.to)).map(one => one.metric).sort(), [1024, 77])
+      deepEqual(
+        (await under(c.to)).map(one => one.metric).sort((a, b) => a - b),
+        [77, 1024],
+      )
       allOk(await remove(mine))
       deepEqual(
         (await under(c.to)).map(one => one.metric),
@@ -517,9 +520,11 @@ function tableCases(world: () => KernelWorld): void {
 }
 
 function setCases(world: () => KernelWorld): void {
-  const sets = async (family: Family): Promise<unknown[]> => {
+  const sets = async (family: Family): Promise<(readonly unknown[])[]> => {
     const found = (await world().kernel.readSets(family)).filter(one => one.name.startsWith('kc-set'))
-    return found.map(one => [one.name, one.type, [...one.members].sort()]).sort()
+    return found
+      .map(one => [one.name, one.type, [...one.members].sort()] as const)
+      .sort((a, b) => (a[0] < b[0] ? -1 : 1))
   }
 
   test('sets: made, filled, swapped, destroyed, both families', async () => {

@@ -35,6 +35,8 @@ export type { Backend, Backends } from './tables.ts'
 export interface KernelOptions {
   /** iptables engine; default `auto`. */
   readonly tableBackend?: Backend | 'auto'
+  /** How long to wait for the lock of the legacy iptables tools; default 10. */
+  readonly lockSeconds?: number
 }
 
 const AF_BRIDGE = 7
@@ -57,6 +59,7 @@ export async function createKernel(options: KernelOptions = {}): Promise<LinuxKe
 
 export class LinuxKernel implements Kernel {
   readonly #wish: Backend | 'auto'
+  readonly #lockSeconds: number
   /** Routes have a socket of their own, so that a long batch does not hold up a pod. */
   readonly #forRoutes: NetlinkSocket
   readonly #forLinks: NetlinkSocket
@@ -66,6 +69,7 @@ export class LinuxKernel implements Kernel {
 
   constructor(options: KernelOptions) {
     this.#wish = options.tableBackend ?? 'auto'
+    this.#lockSeconds = options.lockSeconds ?? 10
     this.#forRoutes = new NetlinkSocket(NETLINK_ROUTE)
     this.#forLinks = new NetlinkSocket(NETLINK_ROUTE)
   }
@@ -113,7 +117,7 @@ export class LinuxKernel implements Kernel {
   }
 
   async restoreTable(family: Family, script: string): Promise<void> {
-    await restoreTable((await this.tableBackends()).chosen, family, script)
+    await restoreTable((await this.tableBackends()).chosen, family, script, this.#lockSeconds)
   }
 
   readSets(family: Family): Promise<SetState[]> {

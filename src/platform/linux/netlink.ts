@@ -278,9 +278,9 @@ export function failureOf(result: Result, what: string): CodedError<KernelFailur
 /** An errno name as the port's error. */
 export function kernelError(errno: string, what: string, words?: string, cause?: unknown): CodedError<KernelFailure> {
   const said = words === undefined ? errno : `${words} (${errno})`
-  switch (errno) {
+  // With words of its own EACCES is no matter of rights: "IPv6 is disabled on this device".
+  switch (errno === 'EACCES' && words === undefined ? 'EPERM' : errno) {
     case 'EPERM':
-    case 'EACCES':
       return new CodedError({ code: 'not-permitted' }, `cannot ${what}: CAP_NET_ADMIN is missing (${errno})`, { cause })
     case 'EOPNOTSUPP':
     case 'EAFNOSUPPORT':
@@ -339,5 +339,5 @@ function wrap(fd: number): Socket {
   const failed = handle.open(fd)
   if (failed) throw new SystemError('open', -failed, 'netlink socket')
   const options = { handle, readable: true, writable: true, manualStart: false }
-  return new Socket(options as ConstructorParameters<typeof Socket>[0])
+  return new Socket(options as unknown as ConstructorParameters<typeof Socket>[0])
 }

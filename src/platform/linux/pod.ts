@@ -195,6 +195,10 @@ async function raiseOutside(host: NetlinkSocket, link: KernelLink, pod: PodLink)
   // Nobody else is on this wire: without detection the pod's IPv6 gateway answers at once, not after a second or two.
   if (readSysctl(`net/ipv6/conf/${link.name}/accept_dad`) === '1')
     writeSysctl(`net/ipv6/conf/${link.name}/accept_dad`, '0')
+  // A host may have IPv6 off by default and still carry it for its pods.
+  const six = pod.addresses.some(ip => ip.family === 6)
+  if (six && readSysctl(`net/ipv6/conf/${link.name}/disable_ipv6`) === '1')
+    writeSysctl(`net/ipv6/conf/${link.name}/disable_ipv6`, '0')
   const settings = {
     up: true,
     ...(link.mac === hostMac ? {} : { mac: hostMac }),
@@ -203,7 +207,7 @@ async function raiseOutside(host: NetlinkSocket, link: KernelLink, pod: PodLink)
   await host.must(setLink(link.index, settings), `set up link \`${link.name}\``)
   let addresses = await readAddresses(host, link.index)
   // Absent where addresses are not derived from the MAC (addr_gen_mode), and then the pod would have no gateway.
-  if (pod.addresses.some(ip => ip.family === 6) && !addresses.some(({ ip }) => ip.equals(gateway6))) {
+  if (six && !addresses.some(({ ip }) => ip.equals(gateway6))) {
     await host.must(putAddress(link.index, gateway6, linkLocalBits), `give \`${link.name}\` its link-local address`)
     addresses = await readAddresses(host, link.index)
   }

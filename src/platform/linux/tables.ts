@@ -27,8 +27,6 @@ export interface Backends {
   readonly otherInUse: boolean
 }
 
-const lockSeconds = '10'
-
 export async function chooseBackend(wish: Backend | 'auto'): Promise<Backends> {
   const legacyTables = legacyInUse()
   const [nft, legacy] = [await hasTool('iptables-nft-restore'), await hasTool('iptables-legacy-restore')]
@@ -65,8 +63,13 @@ export async function saveTable(backend: Backend, family: Family, table: string)
   return text
 }
 
-export async function restoreTable(backend: Backend, family: Family, script: string): Promise<void> {
-  const wait = backend === 'legacy' ? ['--wait', lockSeconds] : []
+export async function restoreTable(
+  backend: Backend,
+  family: Family,
+  script: string,
+  lockSeconds: number,
+): Promise<void> {
+  const wait = backend === 'legacy' ? ['--wait', `${lockSeconds}`] : []
   await runTool(toolOf(backend, family, 'restore'), ['--noflush', ...wait], script)
 }
 
