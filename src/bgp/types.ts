@@ -164,6 +164,10 @@ export interface RibPeer {
   readonly sharedSubnets: readonly Prefix[]
   readonly nextHopMode: NextHopMode
   readonly allowOwnAs: number
+  /** eBGP: the path must begin with the peer's AS (RFC 4271 §6.3); default true. Off for route servers. */
+  readonly enforceFirstAs?: boolean
+  /** eBGP: routes with the peer's AS in the path are not sent to it; default true. */
+  readonly senderSideLoop?: boolean
   readonly importPolicy: Policy
   readonly exportPolicy: Policy
 }

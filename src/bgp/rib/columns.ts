@@ -1,0 +1,459 @@
+/**
+ * Prefixes and paths of one family in typed arrays: no object, string or closure per route.
+ *
+ *     net    key Int32 x1 (IPv4) or x4 (IPv6), length Uint8, first path, best path, flags        14 or 26 octets
+ *     path   net, source, attribute set received and used, next path of the net, flags, why, epoch       21 octets
+ *            path identifier (only once some peer sends them)                                           + 4 octets
+ *     index  Int32 of net + 1, linear probing, at most 0.6 full                                   7 to 13 octets
+ *
+ * A net and a path are small integers; freed ones are used again. Hashes are mixed with a seed from `Random`, so that no
+ * peer can choose prefixes that collide. Arrays grow by doubling; the index moves to its next size a few slots per
+ * insertion, so that no single insertion waits for a rehash: meanwhile both tables are looked into.
+ *
+ * Best paths are chosen in `decide.ts`; what refers to a net and when it may be freed is known in `table.ts`.
+ */
+
+import { type Family, Ip, Prefix } from '../../lib/ip.ts'
+
+/** Bits of `Nets.flags`. */
+export const netFlag = {
+  /** In the queue of nets to decide. */
+  dirty: 1,
+  /** In the queue of changes that the owner has not taken. */
+  untold: 2,
+  /** The owner knows a route for it. */
+  told: 4,
+  /** A path in use was replaced, removed or became stale: there is something to tell even if the choice is the same. */
+  touched: 8,
+} as const
+
+/** Bits of `Paths.flags`. */
+export const pathFlag = {
+  /** Chosen: best, or one of the equal ones. */
+  used: 1,
+} as const
+
+const moved = -1
+/** Slots moved per insertion while the index grows: it must be through before the larger one fills up. */
+const movesPerInsert = 16
+
+/** Open-addressing index from hash to id. Lookups are written out where the keys are; this keeps the slots. */
+export class Slots {
+  table: Int32Array
+  mask: number
+  /** The smaller table while it is being emptied, else of length 0. Emptied slots hold `moved`. */
+  old: Int32Array = new Int32Array(0)
+  oldMask = 0
+  #moveAt = 0
+  #count = 0
+  readonly #hashOf: (id: number) => number
+
+  constructor(hashOf: (id: number) => number, capacity = 64) {
+    this.#hashOf = hashOf
+    this.table = new Int32Array(capacity)
+    this.mask = capacity - 1
+  }
+
+  get octets(): number {
+    return this.table.byteLength + this.old.byteLength
+  }
+
+  /** Adds `id`, which is not in the index. */
+  insert(hash: number, id: number): void {
+    if (this.old.length > 0) this.#move(movesPerInsert)
+    if (++this.#count > this.table.length * 0.6) this.#grow()
+    this.#put(hash, id)
+  }
+
+  /** Removes `id`, which is in the index. */
+  remove(hash: number, id: number): void {
+    this.#count--
+    const wanted = id + 1
+    let at = hash & this.mask
+    for (let value = this.table[at]!; value !== 0; value = this.table[at]!) {
+      if (value === wanted) return this.#close(at)
+      at = (at + 1) & this.mask
+    }
+    at = hash & this.oldMask
+    while (this.old[at] !== wanted) at = (at + 1) & this.oldMask
+    this.old[at] = moved
+  }
+
+  #put(hash: number, id: number): void {
+    let at = hash & this.mask
+    while (this.table[at] !== 0) at = (at + 1) & this.mask
+    this.table[at] = id + 1
+  }
+
+  /** Closes the gap at `gap`: what probed past it moves up, so that no tombstone is needed. */
+  #close(gap: number): void {
+    const { table, mask } = this
+    let at = gap
+    for (;;) {
+      at = (at + 1) & mask
+      const value = table[at]!
+      if (value === 0) break
+      const home = this.#hashOf(value - 1) & mask
+      if (((at - home) & mask) < ((at - gap) & mask)) continue
+      table[gap] = value
+      gap = at
+    }
+    table[gap] = 0
+  }
+
+  #grow(): void {
+    // Cannot happen with 16 moves per insertion, but must not lose entries if it did.
+    if (this.old.length > 0) this.#move(this.old.length)
+    this.old = this.table
+    this.oldMask = this.mask
+    this.#moveAt = 0
+    this.table = new Int32Array(this.old.length * 2)
+    this.mask = this.table.length - 1
+  }
+
+  #move(slots: number): void {
+    const end = Math.min(this.#moveAt + slots, this.old.length)
+    for (; this.#moveAt < end; this.#moveAt++) {
+      const value = this.old[this.#moveAt]!
+      if (value <= 0) continue
+      this.old[this.#moveAt] = moved
+      this.#put(this.#hashOf(value - 1), value - 1)
+    }
+    if (this.#moveAt === this.old.length) this.old = new Int32Array(0)
+  }
+}
+
+/** The prefixes of one family. */
+export class Nets {
+  readonly family: Family
+  readonly words: 1 | 4
+  /** Address, `words` signed words per net, masked. */
+  key: Int32Array
+  length: Uint8Array
+  /** First path, or -1. In a freed net: the next freed one. */
+  first: Int32Array
+  /** Chosen path, or -1. */
+  best: Int32Array
+  flags: Uint8Array
+  /** Nets below this were in use at some time. */
+  high = 0
+  count = 0
+  capacity: number
+  readonly #slots: Slots
+  readonly #seed: number
+  #free = -1
+  /** Nets per prefix length: longest match probes only lengths that exist. */
+  readonly #lengths = new Int32Array(129)
+
+  constructor(family: Family, seed: number, capacity = 64) {
+    this.family = family
+    this.words = family === 4 ? 1 : 4
+    this.capacity = capacity
+    this.#seed = seed
+    this.key = new Int32Array(capacity * this.words)
+    this.length = new Uint8Array(capacity)
+    this.first = new Int32Array(capacity)
+    this.best = new Int32Array(capacity)
+    this.flags = new Uint8Array(capacity)
+    this.#slots = new Slots(net => this.#hashOf(net))
+  }
+
+  get octets(): number {
+    return this.capacity * (4 * this.words + 10) + this.#slots.octets
+  }
+
+  find4(address: number, length: number): number {
+    const hash = mix4(this.#seed, address, length)
+    const { table, mask, old, oldMask } = this.#slots
+    const { key, length: lengths } = this
+    let at = hash & mask
+    for (let value = table[at]!; value !== 0; value = table[at]!) {
+      if (key[value - 1] === address && lengths[value - 1] === length) return value - 1
+      at = (at + 1) & mask
+    }
+    if (old.length === 0) return -1
+    at = hash & oldMask
+    for (let value = old[at]!; value !== 0; value = old[at]!) {
+      if (value > 0 && key[value - 1] === address && lengths[value - 1] === length) return value - 1
+      at = (at + 1) & oldMask
+    }
+    return -1
+  }
+
+  add4(address: number, length: number): number {
+    const found = this.find4(address, length)
+    if (found >= 0) return found
+    const net = this.#take(length)
+    this.key[net] = address
+    this.#slots.insert(mix4(this.#seed, address, length), net)
+    return net
+  }
+
+  find6(a: number, b: number, c: number, d: number, length: number): number {
+    const hash = mix6(this.#seed, a, b, c, d, length)
+    const { table, mask, old, oldMask } = this.#slots
+    let at = hash & mask
+    for (let value = table[at]!; value !== 0; value = table[at]!) {
+      if (this.#same6(value - 1, a, b, c, d, length)) return value - 1
+      at = (at + 1) & mask
+    }
+    if (old.length === 0) return -1
+    at = hash & oldMask
+    for (let value = old[at]!; value !== 0; value = old[at]!) {
+      if (value > 0 && this.#same6(value - 1, a, b, c, d, length)) return value - 1
+      at = (at + 1) & oldMask
+    }
+    return -1
+  }
+
+  add6(a: number, b: number, c: number, d: number, length: number): number {
+    const found = this.find6(a, b, c, d, length)
+    if (found >= 0) return found
+    const net = this.#take(length)
+    const at = net * 4
+    this.key[at] = a
+    this.key[at + 1] = b
+    this.key[at + 2] = c
+    this.key[at + 3] = d
+    this.#slots.insert(mix6(this.#seed, a, b, c, d, length), net)
+    return net
+  }
+
+  /** Takes the net out of the index. Nothing may refer to it any more. */
+  free(net: number): void {
+    this.#slots.remove(this.#hashOf(net), net)
+    this.#lengths[this.length[net]!]!--
+    this.flags[net] = 0
+    this.best[net] = -1
+    // Tells a freed net from a living one without another column: no prefix has this length.
+    this.length[net] = 255
+    this.first[net] = this.#free
+    this.#free = net
+    this.count--
+  }
+
+  isLive(net: number): boolean {
+    return this.length[net] !== 255
+  }
+
+  // ---- the slow door: values for configuration and views
+
+  find(prefix: Prefix): number {
+    if (this.words === 1) return this.find4(Number(prefix.ip.value) | 0, prefix.length)
+    const [a, b, c, d] = words(prefix.ip.value)
+    return this.find6(a, b, c, d, prefix.length)
+  }
+
+  add(prefix: Prefix): number {
+    if (this.words === 1) return this.add4(Number(prefix.ip.value) | 0, prefix.length)
+    const [a, b, c, d] = words(prefix.ip.value)
+    return this.add6(a, b, c, d, prefix.length)
+  }
+
+  /** Nets that cover the prefix, the longest first. */
+  *covering(prefix: Prefix): Iterable<number> {
+    for (let length = prefix.length; length >= 0; length--) {
+      if (this.#lengths[length] === 0) continue
+      const net = this.find(new Prefix(prefix.ip, length))
+      if (net >= 0) yield net
+    }
+  }
+
+  prefixOf(net: number): Prefix {
+    if (this.words === 1) return new Prefix(new Ip(4, BigInt(this.key[net]! >>> 0)), this.length[net]!)
+    let value = 0n
+    for (let i = 0; i < 4; i++) value = (value << 32n) | BigInt(this.key[net * 4 + i]! >>> 0)
+    return new Prefix(new Ip(6, value), this.length[net]!)
+  }
+
+  #same6(net: number, a: number, b: number, c: number, d: number, length: number): boolean {
+    const at = net * 4
+    const key = this.key
+    return key[at + 3] === d && key[at + 2] === c && key[at + 1] === b && key[at] === a && this.length[net] === length
+  }
+
+  #hashOf(net: number): number {
+    const key = this.key
+    if (this.words === 1) return mix4(this.#seed, key[net]!, this.length[net]!)
+    const at = net * 4
+    return mix6(this.#seed, key[at]!, key[at + 1]!, key[at + 2]!, key[at + 3]!, this.length[net]!)
+  }
+
+  #take(length: number): number {
+    let net = this.#free
+    if (net >= 0) this.#free = this.first[net]!
+    else {
+      net = this.high++
+      if (net === this.capacity) this.#grow()
+    }
+    this.length[net] = length
+    this.first[net] = -1
+    this.best[net] = -1
+    this.flags[net] = 0
+    this.#lengths[length]!++
+    this.count++
+    return net
+  }
+
+  #grow(): void {
+    this.capacity *= 2
+    this.key = grown(this.key, this.capacity * this.words)
+    this.first = grown(this.first, this.capacity)
+    this.best = grown(this.best, this.capacity)
+    this.length = grown(this.length, this.capacity)
+    this.flags = grown(this.flags, this.capacity)
+  }
+}
+
+/** The paths of one family: which source announced which net with which attributes. */
+export class Paths {
+  /** The net, or -1 for a freed path. */
+  net: Int32Array
+  source: Uint16Array
+  /** Attribute set as received, and after import policy: the same one when nothing was changed. */
+  received: Int32Array
+  used: Int32Array
+  /** Next path of the net, or -1. */
+  next: Int32Array
+  flags: Uint8Array
+  /** Why it cannot be chosen (`refusal` in sources.ts); 0: it can. */
+  why: Uint8Array
+  /** The source's epoch when it was last announced: an older one means stale. */
+  epoch: Uint8Array
+  /** Empty until a peer sends path identifiers. */
+  id: Uint32Array = new Uint32Array(0)
+  high = 0
+  count = 0
+  #capacity: number
+  #free = -1
+
+  constructor(capacity = 64) {
+    this.#capacity = capacity
+    this.net = new Int32Array(capacity)
+    this.source = new Uint16Array(capacity)
+    this.received = new Int32Array(capacity)
+    this.used = new Int32Array(capacity)
+    this.next = new Int32Array(capacity)
+    this.flags = new Uint8Array(capacity)
+    this.why = new Uint8Array(capacity)
+    this.epoch = new Uint8Array(capacity)
+  }
+
+  get octets(): number {
+    return this.#capacity * 21 + this.id.byteLength
+  }
+
+  /** A path with no flags; the caller fills the columns and links it. */
+  take(): number {
+    this.count++
+    const path = this.#free
+    if (path >= 0) {
+      this.#free = this.next[path]!
+      return path
+    }
+    if (this.high === this.#capacity) this.#grow()
+    return this.high++
+  }
+
+  free(path: number): void {
+    this.net[path] = -1
+    this.flags[path] = 0
+    this.next[path] = this.#free
+    this.#free = path
+    this.count--
+  }
+
+  /** From now on paths have identifiers. */
+  keepIds(): void {
+    if (this.id.length === 0) this.id = new Uint32Array(this.#capacity)
+  }
+
+  #grow(): void {
+    this.#capacity *= 2
+    this.net = grown(this.net, this.#capacity)
+    this.source = grown(this.source, this.#capacity)
+    this.received = grown(this.received, this.#capacity)
+    this.used = grown(this.used, this.#capacity)
+    this.next = grown(this.next, this.#capacity)
+    this.flags = grown(this.flags, this.#capacity)
+    this.why = grown(this.why, this.#capacity)
+    this.epoch = grown(this.epoch, this.#capacity)
+    if (this.id.length > 0) this.id = grown(this.id, this.#capacity)
+  }
+}
+
+/** A first-in first-out queue of integers; the caller keeps each at most once in it. */
+export class IntQueue {
+  #ring: Int32Array
+  #head = 0
+  #tail = 0
+  #taken = 0
+
+  constructor(capacity = 64) {
+    this.#ring = new Int32Array(capacity)
+  }
+
+  get size(): number {
+    return this.#tail - this.#head
+  }
+
+  /** How many entries have left the queue since it was made. */
+  get taken(): number {
+    return this.#taken
+  }
+
+  push(value: number): void {
+    if (this.size === this.#ring.length) this.#grow()
+    this.#ring[this.#tail++ & (this.#ring.length - 1)] = value
+  }
+
+  shift(): number {
+    const value = this.#ring[this.#head & (this.#ring.length - 1)]!
+    this.#head++
+    this.#taken++
+    // Small numbers stay small numbers: the offsets start over whenever the queue is empty.
+    if (this.#head === this.#tail) this.#head = this.#tail = 0
+    return value
+  }
+
+  #grow(): void {
+    const larger = new Int32Array(this.#ring.length * 2)
+    const size = this.size
+    for (let i = 0; i < size; i++) larger[i] = this.#ring[(this.#head + i) & (this.#ring.length - 1)]!
+    this.#ring = larger
+    this.#head = 0
+    this.#tail = size
+  }
+}
+
+/** A longer copy. */
+export function grown<A extends Int32Array | Uint32Array | Uint16Array | Uint8Array>(column: A, capacity: number): A {
+  const larger = new (column.constructor as new (length: number) => A)(capacity)
+  larger.set(column)
+  return larger
+}
+
+function mix4(seed: number, address: number, length: number): number {
+  let h = Math.imul(address ^ seed, 0x9e3779b1)
+  h = Math.imul(h ^ (h >>> 15) ^ Math.imul(length + 1, 0x85ebca6b), 0x2c1b3c6d)
+  return h ^ (h >>> 13)
+}
+
+function mix6(seed: number, a: number, b: number, c: number, d: number, length: number): number {
+  let h = Math.imul(a ^ seed, 0x9e3779b1)
+  h = Math.imul(h ^ (h >>> 15) ^ b, 0x85ebca6b)
+  h = Math.imul(h ^ (h >>> 13) ^ c, 0xc2b2ae35)
+  h = Math.imul(h ^ (h >>> 16) ^ d, 0x27d4eb2f)
+  h = Math.imul(h ^ (h >>> 15) ^ length, 0x2c1b3c6d)
+  return h ^ (h >>> 13)
+}
+
+/** An IPv6 address as four signed words. */
+export function words(value: bigint): [number, number, number, number] {
+  return [
+    Number(value >> 96n) | 0,
+    Number((value >> 64n) & 0xffffffffn) | 0,
+    Number((value >> 32n) & 0xffffffffn) | 0,
+    Number(value & 0xffffffffn) | 0,
+  ]
+}

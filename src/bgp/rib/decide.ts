@@ -1,0 +1,234 @@
+/**
+ * Which of two paths is better: a total order, one numbered step at a time.
+ *
+ *      1  not kept beyond a long-lived restart     8  learned by eBGP rather than iBGP
+ *      3  higher LOCAL_PREF                        9  lower cost to the next hop
+ *      4  our own                                 --  equal up to here: used together (ECMP)
+ *      5  shorter AS_PATH                         11  lower ORIGINATOR_ID or BGP identifier
+ *      6  lower ORIGIN                            12  shorter CLUSTER_LIST
+ *      7  lower MED, among equal first AS         13  lower peer address, path identifier, source
+ *
+ * (Step 0, whether a path may be chosen at all, is `eligible`; 2 and 10 are options that do not exist here: weight, and
+ * age, which would make the result depend on arrival.) MED compares only paths by the same neighbouring AS, which is not
+ * transitive: the winner of each such group is found first, by all steps, then the winners are compared without step 7.
+ * So neither the order of arrival nor the order in memory matters.
+ *
+ * RFC 4271 §9.1.2; RFC 4456 §9; RFC 5004 is not applied; RFC 9494 §4.3 for step 1.
+ */
+
+import { type AttributeSets, mark } from './attribute-sets.ts'
+import { type Nets, type Paths, pathFlag } from './columns.ts'
+import { kind, local, type Sources } from './sources.ts'
+
+/** What a choice reads. */
+export interface Candidates {
+  readonly nets: Nets
+  readonly paths: Paths
+  readonly sets: AttributeSets
+  readonly sources: Sources
+  /** Learned paths are not chosen for now (RFC 4724 §4.1). */
+  deferred: boolean
+}
+
+/** Paths used together at most. */
+export const maxEqualPaths = 16
+
+/** The steps by their numbers, for `explain`. */
+export const steps: Readonly<Record<number, string>> = {
+  0: 'not eligible',
+  1: 'kept beyond a restart',
+  3: 'LOCAL_PREF lower',
+  4: 'not our own',
+  5: 'AS path longer',
+  6: 'ORIGIN higher',
+  7: 'MED higher',
+  8: 'learned by iBGP, not eBGP',
+  9: 'next hop further',
+  11: 'identifier higher',
+  12: 'CLUSTER_LIST longer',
+  13: 'peer address higher',
+}
+
+/** Step 0: import accepted it, and its next hop can be reached. */
+export function eligible(c: Candidates, path: number): boolean {
+  if (c.paths.why[path] !== 0) return false
+  if (c.paths.source[path] === local) return true
+  if (c.deferred) return false
+  const hop = c.sets.hop[c.paths.used[path]!]!
+  return hop < 0 || c.sets.hops.unreachable[hop] === 0
+}
+
+/** Negative: `a` is better, by the step of that number; positive: `b`. Never 0 for two paths of one net. */
+export function compare(c: Candidates, a: number, b: number, withMed: boolean): number {
+  const early = compareSets(c, a, b, withMed)
+  if (early !== 0) return early
+  return compareLate(c, a, b)
+}
+
+/** Steps 1 to 9, which also decide what is used together. */
+function compareSets(c: Candidates, a: number, b: number, withMed: boolean): number {
+  const { sets, paths, sources } = c
+  const x = paths.used[a]!
+  const y = paths.used[b]!
+  const from = sources.kind[paths.source[a]!]!
+  const other = sources.kind[paths.source[b]!]!
+  if (x !== y) {
+    const stale = (sets.marks[x]! & mark.llgrStale) - (sets.marks[y]! & mark.llgrStale)
+    if (stale !== 0) return stale < 0 ? -1 : 1
+    if (sets.localPref[x] !== sets.localPref[y]) return sets.localPref[x]! > sets.localPref[y]! ? -3 : 3
+    if ((from === kind.local) !== (other === kind.local)) return from === kind.local ? -4 : 4
+    if (sets.pathLength[x] !== sets.pathLength[y]) return sets.pathLength[x]! < sets.pathLength[y]! ? -5 : 5
+    if (sets.origin[x] !== sets.origin[y]) return sets.origin[x]! < sets.origin[y]! ? -6 : 6
+    if (withMed && sets.med[x] !== sets.med[y] && sets.firstAs[x] === sets.firstAs[y])
+      return sets.med[x]! < sets.med[y]! ? -7 : 7
+  } else if ((from === kind.local) !== (other === kind.local)) return from === kind.local ? -4 : 4
+  if ((from === kind.ebgp) !== (other === kind.ebgp)) return from === kind.ebgp ? -8 : 8
+  if (x === y) return 0
+  const near = hopCost(sets, x)
+  const far = hopCost(sets, y)
+  return near === far ? 0 : near < far ? -9 : 9
+}
+
+function hopCost(sets: AttributeSets, set: number): number {
+  const hop = sets.hop[set]!
+  return hop < 0 ? 0 : sets.hops.cost[hop]!
+}
+
+/** Steps 11 to 13: only to have one answer. */
+function compareLate(c: Candidates, a: number, b: number): number {
+  const { sets, paths, sources } = c
+  const x = paths.used[a]!
+  const y = paths.used[b]!
+  const sourceA = paths.source[a]!
+  const sourceB = paths.source[b]!
+  const idA = sets.marks[x]! & mark.originator ? sets.originator[x]! : sources.identifier[sourceA]!
+  const idB = sets.marks[y]! & mark.originator ? sets.originator[y]! : sources.identifier[sourceB]!
+  if (idA !== idB) return idA < idB ? -11 : 11
+  if (sets.clusterLength[x] !== sets.clusterLength[y]) return sets.clusterLength[x]! < sets.clusterLength[y]! ? -12 : 12
+  if (sourceA !== sourceB) {
+    const peerA = sources.peers[sourceA]
+    const peerB = sources.peers[sourceB]
+    const byAddress = peerA && peerB ? peerA.address.compare(peerB.address) : 0
+    return (byAddress || sourceA - sourceB) < 0 ? -13 : 13
+  }
+  return paths.id[a]! < paths.id[b]! ? -13 : 13
+}
+
+/** Scratch of one choice; a choice is synchronous, so one is enough for all tables. */
+const winners: number[] = []
+
+/** The best eligible path of the net, or -1. */
+export function choose(c: Candidates, net: number): number {
+  const { paths, sets } = c
+  let best = -1
+  let med = 0
+  let several = false
+  for (let path = c.nets.first[net]!; path >= 0; path = paths.next[path]!) {
+    if (!eligible(c, path)) continue
+    med |= sets.med[paths.used[path]!]!
+    if (best < 0) best = path
+    else {
+      several = true
+      if (compare(c, path, best, false) < 0) best = path
+    }
+  }
+  // Without any MED the order is total, and the plain scan was right.
+  return several && med !== 0 ? chooseByGroups(c, net) : best
+}
+
+function chooseByGroups(c: Candidates, net: number): number {
+  groupWinners(c, net)
+  let best = winners[0]!
+  for (let i = 1; i < winners.length; i++) if (compare(c, winners[i]!, best, false) < 0) best = winners[i]!
+  return best
+}
+
+/** Leaves in `winners` the best path by each neighbouring AS. */
+function groupWinners(c: Candidates, net: number): void {
+  const { paths, sets } = c
+  winners.length = 0
+  for (let path = c.nets.first[net]!; path >= 0; path = paths.next[path]!) {
+    if (!eligible(c, path)) continue
+    const as = sets.firstAs[paths.used[path]!]!
+    let group = 0
+    while (group < winners.length && sets.firstAs[paths.used[winners[group]!]!]! !== as) group++
+    if (group === winners.length) winners.push(path)
+    else if (compare(c, path, winners[group]!, true) < 0) winners[group] = path
+  }
+}
+
+/** Collects into `out` the paths to use together with `best`, itself first, the rest in order of the decision. */
+export function equalPaths(c: Candidates, net: number, best: number, out: number[]): void {
+  out.length = 0
+  out.push(best)
+  const { paths, sets } = c
+  if (paths.source[best] === local) return
+  for (let path = c.nets.first[net]!; path >= 0; path = paths.next[path]!) {
+    if (path === best || !eligible(c, path) || compareSets(c, path, best, false) !== 0) continue
+    out.push(path)
+  }
+  if (out.length === 1) return
+  dropWorseMed(c, net, out)
+  out.sort((a, b) => (a === best ? -1 : b === best ? 1 : compare(c, a, b, false)))
+  // The same next hop twice is one way.
+  let kept = 0
+  for (const path of out) {
+    const hop = sets.hop[paths.used[path]!]!
+    let known = false
+    for (let i = 0; i < kept; i++) known ||= sets.hop[paths.used[out[i]!]!] === hop
+    if (!known && kept < maxEqualPaths) out[kept++] = path
+  }
+  out.length = kept
+}
+
+/** A path equal to the best in all else still loses to a lower MED of its own neighbouring AS. */
+function dropWorseMed(c: Candidates, net: number, out: number[]): void {
+  const { paths, sets } = c
+  let med = 0
+  for (const path of out) med |= sets.med[paths.used[path]!]!
+  if (med === 0) return
+  groupWinners(c, net)
+  let kept = 0
+  for (const path of out) {
+    const set = paths.used[path]!
+    const winner = winners.find(w => sets.firstAs[paths.used[w]!] === sets.firstAs[set])!
+    if (sets.med[set] === sets.med[paths.used[winner]!]) out[kept++] = path
+  }
+  out.length = kept
+}
+
+/** Chooses for one net and marks what is used. Returns true when what is used, or with what attributes, changed. */
+export function decide(c: Candidates, net: number, touched: boolean): boolean {
+  const { nets, paths } = c
+  const first = nets.first[net]!
+  const before = nets.best[net]!
+  // One path, or none: the common case, without a list.
+  if (first < 0 || paths.next[first]! < 0) {
+    const best = first >= 0 && eligible(c, first) ? first : -1
+    nets.best[net] = best
+    if (first < 0) return touched || before >= 0
+    const was = paths.flags[first]! & pathFlag.used
+    if (best < 0) paths.flags[first]! &= ~pathFlag.used
+    else paths.flags[first]! |= pathFlag.used
+    return touched || best !== before || was !== (best < 0 ? 0 : pathFlag.used)
+  }
+  const best = choose(c, net)
+  nets.best[net] = best
+  return markUsed(c, net, best) || touched || best !== before
+}
+
+const together: number[] = []
+
+function markUsed(c: Candidates, net: number, best: number): boolean {
+  const { nets, paths } = c
+  together.length = 0
+  if (best >= 0) equalPaths(c, net, best, together)
+  let changed = false
+  for (let path = nets.first[net]!; path >= 0; path = paths.next[path]!) {
+    const use = together.includes(path) ? pathFlag.used : 0
+    if ((paths.flags[path]! & pathFlag.used) === use) continue
+    paths.flags[path] = (paths.flags[path]! & ~pathFlag.used) | use
+    changed = true
+  }
+  return changed
+}

@@ -1,0 +1,211 @@
+/**
+ * May these peers have the route, and how must it be rewritten?
+ *
+ * One `Exporter` per update group answers with the attribute set to send, or with the reason why not. The answer depends
+ * on the set and where it was learned, not on the prefix, unless the export policy reads prefixes; so it is kept per set.
+ *
+ *     learned from \ to   eBGP   iBGP            client            1  who may have it (the table)
+ *     own, eBGP           yes    yes             yes               2  well-known communities
+ *     iBGP                yes    no              yes, reflected    3  export policy
+ *     client              yes    yes, reflected  yes, reflected    4  rewriting: path, next hop, MED, LOCAL_PREF,
+ *                                                                     ORIGINATOR_ID and CLUSTER_LIST; size
+ *
+ * Never back to the source is a matter of single members of a group, and so are two courtesies: a peer does not get a
+ * route with its own AS in the path or itself as next hop. `outbox.ts` sees to all three.
+ *
+ * RFC 4271 §5.1, §9.2; RFC 1997; RFC 4456 §6, §8; RFC 2545 §3; RFC 8950; RFC 8654 §4 (what does not fit is not sent).
+ */
+
+import type { Family, Ip, Prefix } from '../../lib/ip.ts'
+import type { PathSource } from '../types.ts'
+import { encodedBound, putAttributes } from '../wire/attribute-writer.ts'
+import { type AttributeSets, mark } from './attribute-sets.ts'
+import { grown, type Nets } from './columns.ts'
+import type { CompiledPolicy, Subject } from './policy.ts'
+import { drop, Edit, keep, rewrite } from './rewrite.ts'
+import { kind } from './sources.ts'
+
+/** Why a route is not sent, as negative answers of an exporter. */
+export const withheld = {
+  noNextHop: -1,
+  ibgpToIbgp: -2,
+  noAdvertise: -3,
+  noExport: -4,
+  policy: -5,
+  tooLarge: -6,
+} as const
+
+export const withheldReasons: Readonly<Record<number, string>> = {
+  [withheld.noNextHop]: 'no next hop of ours in this family on this session',
+  [withheld.ibgpToIbgp]: 'learned by iBGP, and we are no reflector for either',
+  [withheld.noAdvertise]: 'NO_ADVERTISE',
+  [withheld.noExport]: 'NO_EXPORT',
+  [withheld.policy]: 'export policy',
+  [withheld.tooLarge]: 'attributes do not fit a message of this peer',
+}
+
+/** What all members of a group have in common, as far as routes are concerned. */
+export interface ExportTerms {
+  readonly family: Family
+  readonly kind: 'ebgp' | 'ibgp' | 'client'
+  readonly localAs: number
+  readonly as4: boolean
+  readonly maxMessageOctets: number
+  readonly extendedNextHop: boolean
+  readonly self: Ip | undefined
+  readonly sharedSubnets: readonly Prefix[]
+  readonly nextHopMode: 'auto' | 'self' | 'keep'
+  readonly clusterId: number
+}
+
+/** What an exporter asks about the source of a path. */
+export interface Origin {
+  readonly source: number
+  readonly kind: number
+  readonly identifier: number
+  readonly from: PathSource
+}
+
+export class Exporter {
+  readonly terms: ExportTerms
+  readonly policy: CompiledPolicy
+  readonly #sets: AttributeSets
+  readonly #tagOf: (set: number) => string | undefined
+  readonly #self: Uint8Array | undefined
+  readonly #edit = new Edit()
+  readonly #subject: Subject
+  // What was answered for a set, valid while both serials agree. The answer for a reflected set names its source.
+  #serial = new Int32Array(64)
+  #source = new Int32Array(64)
+  #answer = new Int32Array(64)
+  #answerSerial = new Int32Array(64)
+  /** Names the rule that refused, for `explain`. */
+  refusedBy: string | undefined
+
+  constructor(
+    terms: ExportTerms,
+    policy: CompiledPolicy,
+    sets: AttributeSets,
+    tagOf: (set: number) => string | undefined,
+  ) {
+    this.terms = terms
+    this.policy = policy
+    this.#sets = sets
+    this.#tagOf = tagOf
+    this.#self = terms.self?.bytes()
+    this.#subject = { sets, set: 0, source: 'local', peerType: terms.kind === 'ebgp' ? 'ebgp' : 'ibgp', tag: undefined }
+  }
+
+  /** The set to send instead of `set` of a path from `origin`, or a negative reason. No reference is taken. */
+  out(set: number, origin: Origin, nets: Nets, net: number): number {
+    if (this.policy.readsPrefix) return this.compute(set, origin, nets, net)
+    if (set >= this.#serial.length) this.#grow()
+    const sets = this.#sets
+    if (this.#serial[set] === sets.serial[set] && this.#source[set] === origin.source) {
+      const answer = this.#answer[set]!
+      if (answer < 0 || sets.serial[answer] === this.#answerSerial[set]) return answer
+    }
+    const answer = this.compute(set, origin, nets, net)
+    this.#serial[set] = sets.serial[set]!
+    this.#source[set] = origin.source
+    this.#answer[set] = answer
+    this.#answerSerial[set] = answer < 0 ? 0 : sets.serial[answer]!
+    return answer
+  }
+
+  /** As `out`, without the memory. */
+  compute(set: number, origin: Origin, nets: Nets, net: number): number {
+    const { terms } = this
+    const marks = this.#sets.marks[set]!
+    this.refusedBy = undefined
+    const learnedInside = origin.kind === kind.ibgp || origin.kind === kind.client
+    if (origin.kind === kind.ibgp && terms.kind === 'ibgp') return withheld.ibgpToIbgp
+    if (marks & mark.noAdvertise) return withheld.noAdvertise
+    if (terms.kind === 'ebgp' && marks & (mark.noExport | mark.noExportSubconfed)) return withheld.noExport
+    const edit = this.#edit
+    edit.reset()
+    const subject = this.#subject
+    subject.set = set
+    subject.source = origin.from
+    subject.tag = this.#tagOf(set)
+    const verdict = this.policy.judge(subject, nets, net, edit)
+    if (!verdict.accepted) {
+      this.refusedBy = verdict.rule?.name
+      return withheld.policy
+    }
+    if (!this.#nextHop(set, origin.kind, verdict.nextHop)) return withheld.noNextHop
+    edit.untag = origin.kind === kind.local
+    if (terms.kind === 'ebgp') this.#toOutside(origin.kind)
+    else if (edit.localPref === keep && !(marks & mark.localPref)) edit.localPref = this.#sets.localPref[set]!
+    if (terms.kind !== 'ebgp' && learnedInside) {
+      if (!(marks & mark.originator)) edit.originator = origin.identifier
+      edit.cluster = terms.clusterId
+    }
+    const out = rewrite(this.#sets, set, edit)
+    return this.#fits(out) ? out : withheld.tooLarge
+  }
+
+  #toOutside(from: number): void {
+    const edit = this.#edit
+    edit.external = true
+    edit.localPref = drop
+    // A MED received is for us; one of our own or set by policy is for them (RFC 4271 §5.1.4).
+    if (edit.med === keep && from !== kind.local) edit.med = drop
+    edit.prepend.unshift(this.terms.localAs)
+  }
+
+  /** Spec 9.2. False: there is none to send. */
+  #nextHop(set: number, from: number, byPolicy: 'self' | 'keep' | undefined): boolean {
+    const { terms } = this
+    const mode = byPolicy ?? terms.nextHopMode
+    const hop = this.#sets.hop[set]!
+    let kept = from !== kind.local && hop >= 0
+    if (kept && terms.kind === 'ebgp') kept = mode === 'keep' || (mode === 'auto' && this.#onSharedSubnet(hop))
+    else if (kept && from === kind.ebgp) kept = mode !== 'self'
+    else if (kept) kept = byPolicy !== 'self'
+    if (kept && this.#keepHop(set)) return true
+    if (!this.#self || (terms.family === 6 && this.#self.length === 4)) return false
+    this.#edit.nextHop = this.#self
+    return true
+  }
+
+  #onSharedSubnet(hop: number): boolean {
+    if (this.terms.sharedSubnets.length === 0 || this.#sets.hops.own[hop]) return false
+    const ip = this.#sets.hops.ipOf(hop)
+    return this.terms.sharedSubnets.some(subnet => subnet.contains(ip))
+  }
+
+  /** A link-local next hop means nothing on another link: dropped beside a global one, unusable alone. */
+  #keepHop(set: number): boolean {
+    const bytes = this.#sets.bytesOf(set)
+    const start = this.#sets.startOf(set)
+    const length = bytes[start]!
+    if (length === 4) return true
+    if (this.terms.family === 4 && !this.terms.extendedNextHop) return false
+    if (bytes[start + 1] === 0xfe && (bytes[start + 2]! & 0xc0) === 0x80) return false
+    if (length === 32) this.#edit.nextHop = bytes.slice(start + 1, start + 17)
+    return true
+  }
+
+  #fits(out: number): boolean {
+    const { terms } = this
+    const length = this.#sets.length[out]!
+    // Header and lengths, MP_REACH_NLRI around a next hop of 32 octets, one prefix with a path identifier.
+    const around = 23 + 9 + 33 + 21
+    if (encodedBound(length) + around <= terms.maxMessageOctets) return true
+    const scratch = new Uint8Array(encodedBound(length))
+    const start = this.#sets.startOf(out)
+    const bytes = this.#sets.bytesOf(out)
+    const encoded = putAttributes(bytes, start, start + length, terms.as4, bytes[start] === 4, scratch, 0)
+    const used = bytes[start] === 4 ? 23 + 9 : 23 + 9 + bytes[start]! + 21
+    return encoded + used <= terms.maxMessageOctets
+  }
+
+  #grow(): void {
+    const capacity = Math.max(this.#serial.length * 2, this.#sets.high)
+    this.#serial = grown(this.#serial, capacity)
+    this.#source = grown(this.#source, capacity)
+    this.#answer = grown(this.#answer, capacity)
+    this.#answerSerial = grown(this.#answerSerial, capacity)
+  }
+}

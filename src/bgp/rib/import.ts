@@ -1,0 +1,118 @@
+/**
+ * What becomes of a received attribute set before it is a candidate: loop checks, then import policy.
+ *
+ * Both depend on the set and the peer; only a policy that reads prefixes, and the check for prefixes nobody should
+ * announce, look at the net. A refused path is kept with the reason, so that a change of policy needs no refresh and
+ * views can say why.
+ *
+ * RFC 4271 §9.1.2 (own AS), §5.1.3 (own next hop); RFC 4456 §8 (both loops on every iBGP import); RFC 8326 §4 (a route
+ * that announces its shutdown gets LOCAL_PREF 0); RFC 1122 §3.2.1.3, RFC 4291 §2 for prefixes that are not routable.
+ */
+
+import type { RibPeer } from '../types.ts'
+import * as asPath from '../wire/as-path.ts'
+import { findAttribute, valueAt, valueLength } from '../wire/attribute-writer.ts'
+import { code } from '../wire/attributes.ts'
+import { type AttributeSets, mark } from './attribute-sets.ts'
+import type { Nets } from './columns.ts'
+import { type CompiledPolicy, type Subject } from './policy.ts'
+import { Edit, keep, rewrite } from './rewrite.ts'
+import { refusal } from './sources.ts'
+
+/** What loops are recognised by. */
+export interface Identity {
+  readonly routerId: number
+  readonly clusterId: number
+  readonly localAs: number
+}
+
+export class Importer {
+  peer: RibPeer
+  policy: CompiledPolicy
+  /** The last answer: the set to use (the received one when refused), and why not. */
+  used = 0
+  why = 0
+  /** Names the rule that refused, for `explain`. */
+  refusedBy: string | undefined
+  readonly #sets: AttributeSets
+  readonly #edit = new Edit()
+  readonly #subject: Subject
+
+  constructor(peer: RibPeer, policy: CompiledPolicy, sets: AttributeSets) {
+    this.peer = peer
+    this.policy = policy
+    this.#sets = sets
+    this.#subject = { sets, set: 0, source: 'ebgp', peerType: 'ebgp', tag: undefined }
+  }
+
+  /** Judges a received set for `net` (any net when `policy.readsPrefix` is false). Fills `used` and `why`. */
+  judge(identity: Identity, set: number, nets: Nets, net: number): void {
+    const { peer } = this
+    const sets = this.#sets
+    this.used = set
+    this.refusedBy = undefined
+    this.why = this.#loop(identity, set)
+    if (this.why !== 0) return
+    const leaving = peer.kind === 'ebgp' && (sets.marks[set]! & mark.gracefulShutdown) !== 0
+    if (this.policy.acceptsAll && !leaving) return
+    const edit = this.#edit
+    edit.reset()
+    const subject = this.#subject
+    subject.set = set
+    subject.source = subject.peerType = peer.kind === 'ebgp' ? 'ebgp' : 'ibgp'
+    const verdict = this.policy.judge(subject, nets, net, edit)
+    if (!verdict.accepted) {
+      this.why = refusal.policy
+      this.refusedBy = verdict.rule?.name
+      return
+    }
+    if (leaving && edit.localPref === keep) edit.localPref = 0
+    this.used = rewrite(sets, set, edit)
+  }
+
+  #loop(identity: Identity, set: number): number {
+    const { peer } = this
+    const sets = this.#sets
+    const bytes = sets.bytesOf(set)
+    const start = sets.startOf(set)
+    const end = start + sets.length[set]!
+    if (sets.pathLength[set]! > 0) {
+      const at = findAttribute(bytes, start, end, code.asPath)
+      const value = valueAt(bytes, at)
+      const until = value + valueLength(bytes, at)
+      const own = asPath.occurrences(bytes, value, until, identity.localAs)
+      const ours = peer.localAs === identity.localAs ? own : asPath.occurrences(bytes, value, until, peer.localAs)
+      if (Math.max(own, ours) > peer.allowOwnAs) return refusal.ownAs
+    }
+    const hop = sets.hop[set]!
+    if (hop >= 0 && sets.hops.own[hop]) return refusal.ownNextHop
+    if (peer.kind === 'ebgp') return refusal.none
+    if (sets.marks[set]! & mark.originator && sets.originator[set] === identity.routerId) return refusal.originator
+    if (sets.clusterLength[set] === 0) return refusal.none
+    const at = findAttribute(bytes, start, end, code.clusterList)
+    const until = valueAt(bytes, at) + valueLength(bytes, at)
+    for (let p = valueAt(bytes, at); p < until; p += 4)
+      if (asPath.u32(bytes, p) === identity.clusterId) return refusal.cluster
+    return refusal.none
+  }
+}
+
+/** Prefixes that cannot be routed to anybody: loopback, multicast, link-local, class E, v4-mapped. */
+export function isMartian(nets: Nets, net: number): boolean {
+  const length = nets.length[net]!
+  if (nets.words === 1) {
+    const word = nets.key[net]!
+    const first = word >>> 24
+    if (first >= 224) return length >= 3
+    if (first === 127) return length >= 8
+    if (first === 0) return length >= 8
+    return first === 169 && ((word >>> 16) & 255) === 254 && length >= 16
+  }
+  const at = net * 4
+  const first = nets.key[at]! >>> 16
+  if (first >= 0xff00) return length >= 8
+  if ((first & 0xffc0) === 0xfe80) return length >= 10
+  if (nets.key[at] !== 0 || nets.key[at + 1] !== 0) return false
+  const third = nets.key[at + 2]!
+  return length >= 96 && (third === 0xffff || (third === 0 && length === 128 && nets.key[at + 3]! >>> 0 <= 1))
+}

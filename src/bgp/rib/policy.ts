@@ -1,0 +1,282 @@
+/**
+ * Import and export filters: `Policy` data compiled into rules over attribute sets.
+ *
+ * A rule has two halves. What it asks of the attributes, the source and the peer is the same for every prefix of an
+ * UPDATE, so `prepare` evaluates it once per set. What it asks of the prefix is integers against integers. A policy
+ * without prefixes (`readsPrefix` false) gives one verdict per set, which callers keep per attribute id.
+ *
+ * The first rule that matches decides, except `next`, which applies its changes and goes on; later rules see what earlier
+ * ones set. Nothing is changed here: changes collect in an `Edit`. `communities` of a match must all be there; of
+ * `prefixes` one must hold, of `notPrefixes` none may.
+ */
+
+import { familyBits } from '../../lib/ip.ts'
+import type { Policy, PolicyMatch, PolicyRule, PathSource, PrefixMatch } from '../types.ts'
+import * as asPath from '../wire/as-path.ts'
+import { findAttribute, valueAt, valueLength } from '../wire/attribute-writer.ts'
+import { code } from '../wire/attributes.ts'
+import type { AttributeSets } from './attribute-sets.ts'
+import { Nets, words } from './columns.ts'
+import { Edit } from './rewrite.ts'
+
+/** Calico's priority of a route that carries this LOCAL_PREF (and back). */
+const largestPriority = 2147483647
+
+/** What a policy reads beside the prefix. */
+export interface Subject {
+  readonly sets: AttributeSets
+  set: number
+  source: PathSource
+  peerType: 'ebgp' | 'ibgp'
+  /** Tag of an origination, or undefined for learned routes. */
+  tag: string | undefined
+}
+
+export interface Verdict {
+  accepted: boolean
+  /** The rule that decided; undefined: none did. */
+  rule: PolicyRule | undefined
+  /** next hop as rules set it. */
+  nextHop: 'self' | 'keep' | undefined
+}
+
+export class CompiledPolicy {
+  readonly policy: Policy
+  readonly readsPrefix: boolean
+  readonly #rules: readonly CompiledRule[]
+  readonly #verdict: Verdict = { accepted: false, rule: undefined, nextHop: undefined }
+
+  constructor(policy: Policy) {
+    this.policy = policy
+    this.#rules = policy.rules.map(rule => new CompiledRule(rule))
+    this.readsPrefix = this.#rules.some(rule => rule.readsPrefix)
+  }
+
+  /** True when every route is accepted as it is. */
+  get acceptsAll(): boolean {
+    return this.policy.rules.length === 0 && this.policy.otherwise === 'accept'
+  }
+
+  /**
+   * Judges the subject with the prefix of `net` (-1: the policy reads none), adding changes to `edit`. The verdict is
+   * overwritten by the next call.
+   */
+  judge(subject: Subject, nets: Nets, net: number, edit: Edit): Verdict {
+    const verdict = this.#verdict
+    verdict.nextHop = undefined
+    for (const rule of this.#rules) {
+      if (!rule.matches(subject, nets, net, edit)) continue
+      if (rule.source.action !== 'reject') {
+        rule.apply(edit)
+        verdict.nextHop = rule.source.set?.nextHop ?? verdict.nextHop
+      }
+      if (rule.source.action === 'next') continue
+      verdict.accepted = rule.source.action === 'accept'
+      verdict.rule = rule.source
+      return verdict
+    }
+    verdict.accepted = this.policy.otherwise === 'accept'
+    verdict.rule = undefined
+    return verdict
+  }
+}
+
+class CompiledRule {
+  readonly source: PolicyRule
+  readonly readsPrefix: boolean
+  readonly #prefixes: PrefixSet | undefined
+  readonly #notPrefixes: PrefixSet | undefined
+  readonly #readsAttributes: boolean
+
+  constructor(rule: PolicyRule) {
+    const match = rule.match
+    this.source = rule
+    this.#prefixes = match.prefixes && new PrefixSet(match.prefixes)
+    this.#notPrefixes = match.notPrefixes && new PrefixSet(match.notPrefixes)
+    this.readsPrefix = match.prefixes !== undefined || match.notPrefixes !== undefined
+    this.#readsAttributes =
+      match.communities !== undefined ||
+      match.largeCommunities !== undefined ||
+      match.asPathPrefix !== undefined ||
+      match.priority !== undefined
+  }
+
+  matches(subject: Subject, nets: Nets, net: number, edit: Edit): boolean {
+    const match = this.source.match
+    if (match.source && !match.source.includes(subject.source)) return false
+    if (match.peerType && match.peerType !== subject.peerType) return false
+    if (match.tags && (subject.tag === undefined || !match.tags.includes(subject.tag))) return false
+    if (this.#prefixes && !this.#prefixes.has(nets, net)) return false
+    if (this.#notPrefixes?.has(nets, net)) return false
+    return !this.#readsAttributes || matchesAttributes(match, subject, edit)
+  }
+
+  apply(edit: Edit): void {
+    const set = this.source.set
+    if (!set) return
+    if (set.localPref !== undefined) edit.localPref = set.localPref
+    if (set.med !== undefined) edit.med = set.med
+    if (set.addCommunities) edit.communities.push(...set.addCommunities)
+    if (set.addLargeCommunities) edit.largeCommunities.push(...set.addLargeCommunities)
+    if (set.prependAsPath) edit.prepend.unshift(...set.prependAsPath)
+  }
+}
+
+function matchesAttributes(match: PolicyMatch, subject: Subject, edit: Edit): boolean {
+  const { sets, set } = subject
+  if (match.priority !== undefined) {
+    const localPref = edit.localPref >= 0 ? edit.localPref : sets.localPref[set]!
+    if (largestPriority - localPref !== match.priority) return false
+  }
+  for (const wanted of match.communities ?? [])
+    if (!edit.communities.includes(wanted) && !hasElement(sets, set, code.communities, [wanted])) return false
+  for (const wanted of match.largeCommunities ?? []) {
+    const added = edit.largeCommunities.some(c => c[0] === wanted[0] && c[1] === wanted[1] && c[2] === wanted[2])
+    if (!added && !hasElement(sets, set, code.largeCommunities, wanted)) return false
+  }
+  return match.asPathPrefix === undefined || pathBegins(sets, set, edit.prepend, match.asPathPrefix)
+}
+
+function hasElement(sets: AttributeSets, set: number, number: number, wanted: readonly number[]): boolean {
+  const bytes = sets.bytesOf(set)
+  const at = findAttribute(bytes, sets.startOf(set), sets.startOf(set) + sets.length[set]!, number)
+  if (at < 0) return false
+  const end = valueAt(bytes, at) + valueLength(bytes, at)
+  for (let element = valueAt(bytes, at); element < end; element += 4 * wanted.length) {
+    let i = 0
+    while (i < wanted.length && asPath.u32(bytes, element + 4 * i) === wanted[i]) i++
+    if (i === wanted.length) return true
+  }
+  return false
+}
+
+function pathBegins(
+  sets: AttributeSets,
+  set: number,
+  prepended: readonly number[],
+  wanted: readonly number[],
+): boolean {
+  let matched = 0
+  for (const as of prepended) {
+    if (matched === wanted.length) return true
+    if (as !== wanted[matched++]) return false
+  }
+  const bytes = sets.bytesOf(set)
+  const at = findAttribute(bytes, sets.startOf(set), sets.startOf(set) + sets.length[set]!, code.asPath)
+  const end = at < 0 ? 0 : valueAt(bytes, at) + valueLength(bytes, at)
+  for (let part = at < 0 ? 0 : valueAt(bytes, at); part < end; ) {
+    const next = part + 2 + bytes[part + 1]! * 4
+    for (let p = part + 2; p < next; p += 4) {
+      if (matched === wanted.length) return true
+      if (asPath.u32(bytes, p) !== wanted[matched++]) return false
+    }
+    part = next
+  }
+  return matched === wanted.length
+}
+
+// ---------------------------------------------------------------------------------------------------------- prefixes
+
+/** Few ranges are compared one by one; many are found by their prefix, one probe per length that occurs. */
+const linearLimit = 8
+
+class PrefixSet {
+  readonly #v4: PrefixList
+  readonly #v6: PrefixList
+
+  constructor(matches: readonly PrefixMatch[]) {
+    this.#v4 = new PrefixList(matches.filter(m => m.prefix.family === 4))
+    this.#v6 = new PrefixList(matches.filter(m => m.prefix.family === 6))
+  }
+
+  has(nets: Nets, net: number): boolean {
+    return (nets.words === 1 ? this.#v4 : this.#v6).has(nets, net)
+  }
+}
+
+class PrefixList {
+  readonly #count: number
+  readonly #key: Int32Array
+  readonly #length: Uint8Array
+  readonly #min: Uint8Array
+  readonly #max: Uint8Array
+  /** By prefix, for long lists: the first entry with it; `#next` leads to others. */
+  readonly #index: Nets | undefined
+  readonly #next: Int32Array
+  readonly #lengths: number[] = []
+
+  constructor(matches: readonly PrefixMatch[]) {
+    this.#count = matches.length
+    this.#key = new Int32Array(matches.length * 4)
+    this.#length = Uint8Array.from(matches, m => m.prefix.length)
+    this.#min = Uint8Array.from(matches, m => m.min ?? m.prefix.length)
+    this.#max = Uint8Array.from(
+      matches,
+      m => m.max ?? (m.min === undefined ? m.prefix.length : familyBits(m.prefix.family)),
+    )
+    this.#next = new Int32Array(matches.length).fill(-1)
+    for (const [i, m] of matches.entries()) this.#key.set(keyWords(m), i * 4)
+    if (matches.length <= linearLimit) return
+    this.#index = new Nets(matches[0]!.prefix.family, 0)
+    for (const [i, m] of matches.entries()) this.#chain(this.#index, i, m)
+    this.#lengths = [...new Set(matches.map(m => m.prefix.length))]
+  }
+
+  has(nets: Nets, net: number): boolean {
+    const length = nets.length[net]!
+    if (this.#index) return this.#probe(this.#index, nets, net, length)
+    for (let i = 0; i < this.#count; i++)
+      if (length >= this.#min[i]! && length <= this.#max[i]! && this.#covers(i, nets, net, length)) return true
+    return false
+  }
+
+  #chain(index: Nets, entry: number, m: PrefixMatch): void {
+    const node = index.add(m.prefix)
+    // `best` of these nets is the first entry of the chain.
+    this.#next[entry] = index.best[node]!
+    index.best[node] = entry
+  }
+
+  #probe(index: Nets, nets: Nets, net: number, length: number): boolean {
+    for (const at of this.#lengths) {
+      if (at > length) continue
+      const node = findMasked(index, nets, net, at)
+      if (node < 0) continue
+      for (let entry = index.best[node]!; entry >= 0; entry = this.#next[entry]!)
+        if (length >= this.#min[entry]! && length <= this.#max[entry]!) return true
+    }
+    return false
+  }
+
+  #covers(entry: number, nets: Nets, net: number, length: number): boolean {
+    const bits = this.#length[entry]!
+    if (length < bits) return false
+    for (let word = 0; word < nets.words; word++) {
+      const mask = maskOf(bits - word * 32)
+      if ((nets.key[net * nets.words + word]! & mask) !== this.#key[entry * 4 + word]) return false
+    }
+    return true
+  }
+}
+
+function findMasked(index: Nets, nets: Nets, net: number, bits: number): number {
+  const key = nets.key
+  if (nets.words === 1) return index.find4(key[net]! & maskOf(bits), bits)
+  const at = net * 4
+  return index.find6(
+    key[at]! & maskOf(bits),
+    key[at + 1]! & maskOf(bits - 32),
+    key[at + 2]! & maskOf(bits - 64),
+    key[at + 3]! & maskOf(bits - 96),
+    bits,
+  )
+}
+
+/** The first `bits` bits of a word. */
+export function maskOf(bits: number): number {
+  return bits <= 0 ? 0 : bits >= 32 ? -1 : -1 << (32 - bits)
+}
+
+function keyWords(m: PrefixMatch): number[] {
+  return m.prefix.family === 4 ? [Number(m.prefix.ip.value) | 0] : words(m.prefix.ip.value)
+}
