@@ -7,7 +7,7 @@
 
 import { hasCode } from '../lib/errors.ts'
 import { Prefix } from '../lib/ip.ts'
-import type { Random } from '../lib/ports.ts'
+import type { Datastore, Random } from '../lib/ports.ts'
 import type { IPPool } from './kinds/ip-pool.ts'
 import { builtInTiers } from './kinds/policy.ts'
 import { apiVersion, type Resource } from './kinds/resource.ts'
@@ -25,8 +25,12 @@ export interface FirstTimeData {
 }
 
 /** Makes whatever is missing. Resolves to the resources that this call made. */
-export async function ensureInitialized(data: FirstTimeData, deps: ResourcesDeps): Promise<Resource[]> {
-  const resources = new Resources(deps)
+export async function ensureInitialized(
+  store: Datastore,
+  data: FirstTimeData,
+  deps: Omit<ResourcesDeps, 'store'>,
+): Promise<Resource[]> {
+  const resources = new Resources({ store, ...deps })
   const made: Resource[] = []
   if (await ensureClusterInformation(resources, data, deps.random))
     made.push(await resources.get('ClusterInformation', 'default'))
