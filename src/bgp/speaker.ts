@@ -16,7 +16,8 @@
  * RFC 4271, RFC 4724; `bgp-speaker.md` sections 4, 11, 12, 14, 17.3.
  */
 
-import type { Family, Ip } from '../lib/ip.ts'
+import type { Family } from '../lib/ip.ts'
+import { Ip } from '../lib/ip.ts'
 import type { Clock, Conn, ConnEvents, Endpoint, Log, Metrics, Random, Timer, Transport } from '../lib/ports.ts'
 import { Rib } from './rib/table.ts'
 import type { Cause } from './session/cause.ts'
@@ -91,6 +92,7 @@ export class Speaker {
   readonly #options: SpeakerOptions
   readonly #deps: SpeakerDeps
   readonly #rib: RibPort
+  readonly #abilities: Abilities
   readonly #peers = new Map<string, Peer>()
   /** Not configured any more: lingering, or only leaving stale routes behind. */
   readonly #leaving = new Set<Peer>()
@@ -111,7 +113,10 @@ export class Speaker {
   constructor(options: SpeakerOptions, deps: SpeakerDeps) {
     this.#options = options
     this.#deps = deps
-    this.#rib = deps.rib ?? new Rib({}, { clock: deps.clock, random: deps.random })
+    // Who we are comes with the configuration, before the first peer.
+    const nobody = { routerId: new Ip(4, 0n), localAs: 0, addresses: [] }
+    this.#rib = deps.rib ?? new Rib(nobody, { clock: deps.clock, random: deps.random })
+    this.#abilities = { ...noAbilities, ...(deps.rib ? deps.rib.abilities : allAbilities) }
     this.#startedMs = deps.clock.now()
     this.#handover = new Handover(deps.clock, peer => this.#retire(peer))
     this.#recovery = new Recovery(deps.clock, family => this.#converged(family))
@@ -390,7 +395,7 @@ export class Speaker {
   #peerHost(): PeerHost {
     return {
       config: () => this.#config!,
-      abilities: () => this.#abilities(),
+      abilities: () => this.#abilities,
       restartOffer: peer => this.#restartOffer(peer),
       stateChanged: (peer, from, to) => this.#stateChanged(peer, from, to),
       up: (peer, session) => this.#up(peer, session),
@@ -433,16 +438,6 @@ export class Speaker {
     })
   }
 
-  #abilities(): Abilities {
-    const can = this.#rib.abilities
-    return {
-      addPathIn: can?.addPathIn ?? false,
-      addPathOut: can?.addPathOut ?? false,
-      extendedNextHop: can?.extendedNextHop ?? false,
-      extendedMessage: can?.extendedMessage ?? false,
-    }
-  }
-
   /** R until the session was up once, as long as a helper may wait for it; F for what the kernel has kept. */
   #restartOffer(peer: Peer): RestartOffer {
     const { restarted } = this.#options
@@ -454,6 +449,10 @@ export class Speaker {
     }
   }
 }
+
+const noAbilities: Abilities = { addPathIn: false, addPathOut: false, extendedNextHop: false, extendedMessage: false }
+/** What the RIB of this room does. */
+const allAbilities: Abilities = { addPathIn: true, addPathOut: true, extendedNextHop: true, extendedMessage: true }
 
 const deconfigured: Notification = notification(code.cease, cease.deconfigured)
 

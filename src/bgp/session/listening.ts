@@ -90,7 +90,7 @@ export class Listening {
       slot.listener = this.#deps.transport.listen(slot.at, conn => this.#on.accept(conn))
     } catch (error) {
       if (!slot.failing) {
-        const message = `cannot listen on ${at}: ${reasonOf(error)}`
+        const message = reasonOf(error)
         this.#deps.log.error(message, { code: 'B14' })
         this.#on.problem({ code: 'B14', at, message, over: false })
       }

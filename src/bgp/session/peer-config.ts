@@ -36,7 +36,7 @@ export function changeClass(actual: PeerConfig, desired: PeerConfig): 'none' | '
     actual.localAs !== desired.localAs ||
     !sameValue(
       actual.families.toSorted((a, b) => a - b),
-      desired.families.toSorted(),
+      desired.families.toSorted((a, b) => a - b),
     ) ||
     !sameValue(actual.source, desired.source) ||
     actual.addPath !== desired.addPath ||
