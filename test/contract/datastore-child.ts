@@ -67,6 +67,14 @@ switch (what) {
     await store.close()
     break
   }
+  case 'give-up': {
+    // The same against a store that is not there: calls fail, a watch and a lease are still being tried at the close.
+    store.watch('/', 1, { changes() {}, lost() {} })
+    const failures = await Promise.allSettled([store.get('/x'), store.lease(5000), store.list('/')])
+    for (const { status } of failures) say(status)
+    await store.close()
+    break
+  }
   default:
     throw new Error(`no such step: ${what}`)
 }

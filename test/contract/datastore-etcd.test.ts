@@ -318,12 +318,41 @@ describe('etcd in trouble', () => {
     )
   })
 
-  test('a process that closes its store ends by itself, reachable or not', async () => {
-    const script = join(import.meta.dirname, 'datastore-child.ts')
-    const child = spawn(process.execPath, [script, 'once', server.url], { stdio: ['ignore', 'ignore', 'inherit'] })
-    await once(child, 'exit')
-    equal(child.exitCode, 0)
-  })
+  /** Takes connections and says nothing, so that a channel to it stays half made. */
+  async function silent(): Promise<string> {
+    const mute = createServer(() => {})
+    mute.listen(0, '127.0.0.1')
+    await once(mute, 'listening')
+    mute.unref()
+    const address = mute.address()
+    ok(typeof address === 'object' && address)
+    return `http://127.0.0.1:${address.port}`
+  }
+
+  for (const c of [
+    { name: 'with the store up', step: 'once', url: async () => server.url, says: '' },
+    {
+      name: 'with nobody there',
+      step: 'give-up',
+      url: async () => `http://127.0.0.1:${await freePort()}`,
+      says: 'rejected\n'.repeat(3),
+    },
+    {
+      name: 'while dialling one that never speaks',
+      step: 'give-up',
+      url: () => silent(),
+      says: 'rejected\n'.repeat(3),
+    },
+  ])
+    test(`a process that closes its store ends by itself: ${c.name}`, async () => {
+      const script = join(import.meta.dirname, 'datastore-child.ts')
+      const child = spawn(process.execPath, [script, c.step, await c.url()], { stdio: ['ignore', 'pipe', 'inherit'] })
+      let said = ''
+      child.stdout.on('data', chunk => void (said += String(chunk)))
+      await once(child, 'close')
+      equal(child.exitCode, 0)
+      equal(said, c.says)
+    })
 })
 
 describe('etcd of three members', () => {
