@@ -124,7 +124,12 @@ const lists: Record<string, readonly State[]> = {
     },
     {
       name: 'blocks of one address: the pod is the block',
-      objects: [affinity('10.48.0.1/32'), affinity('10.48.0.2/32'), affinity('fd48::1/128'), pod('1', { ips: ['10.48.0.1'] })],
+      objects: [
+        affinity('10.48.0.1/32'),
+        affinity('10.48.0.2/32'),
+        affinity('fd48::1/128'),
+        pod('1', { ips: ['10.48.0.1'] }),
+      ],
       routes: { '10.48.0.1/32': 'pod cali1' },
       endpoints: { cali1: 'default/1 10.48.0.1/32' },
     },
@@ -262,7 +267,7 @@ const lists: Record<string, readonly State[]> = {
       },
     },
   ],
-  'masquerade': [
+  masquerade: [
     {
       name: 'pools with natOutgoing',
       objects: [
@@ -278,7 +283,10 @@ const lists: Record<string, readonly State[]> = {
     { name: 'switched off', objects: [pool('a', '10.48.0.0/16'), pool('d', 'fd48::/48')] },
     {
       name: 'encapsulation is said not to be there',
-      objects: [pool('a', '10.48.0.0/16', { vxlanMode: 'CrossSubnet' }), pool('d', 'fd48::/48', { vxlanMode: 'Never' })],
+      objects: [
+        pool('a', '10.48.0.0/16', { vxlanMode: 'CrossSubnet' }),
+        pool('d', 'fd48::/48', { vxlanMode: 'Never' }),
+      ],
       problems: ['pool a asks for encapsulation; its routes are programmed without it'],
     },
   ],

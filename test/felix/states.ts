@@ -54,7 +54,12 @@ export function walks(states: readonly State[]): Walk[] {
     { name: 'objects reversed', steps: states, order: objects => objects.reverse(), flush: 'each step' },
     ...shuffled,
     { name: 'empty between', steps: between, order: asWritten, flush: 'each step' },
-    { name: 'back to empty and again', steps: [...states, empty, ...backwards, empty], order: asWritten, flush: 'each step' },
+    {
+      name: 'back to empty and again',
+      steps: [...states, empty, ...backwards, empty],
+      order: asWritten,
+      flush: 'each step',
+    },
     { name: 'squashed', steps: states, order: asWritten, flush: 'at the end' },
     { name: 'squashed backwards', steps: backwards, order: objects => objects.reverse(), flush: 'at the end' },
     { name: 'split', steps: states, order: asWritten, flush: 'each object' },
