@@ -13,14 +13,12 @@ export const NLMSG_ERROR = 2
 export const NLMSG_DONE = 3
 
 export const NLM_F_REQUEST = 1
-export const NLM_F_MULTI = 2
 export const NLM_F_ACK = 4
 export const NLM_F_DUMP_INTR = 0x10
 export const NLM_F_REPLACE = 0x100
 export const NLM_F_EXCL = 0x200
 export const NLM_F_DUMP = 0x300
 export const NLM_F_CREATE = 0x400
-export const NLM_F_APPEND = 0x800
 /** In an error: the request is not repeated beyond its header. */
 const NLM_F_CAPPED = 0x100
 /** In an error: attributes follow, with the kernel's own words. */
@@ -97,10 +95,6 @@ export class MessageBuilder {
 
   attributeU8(type: number, value: number): this {
     return this.u16(5).u16(type).u8(value).#pad()
-  }
-
-  attributeU16(type: number, value: number): this {
-    return this.u16(6).u16(type).u16(value).#pad()
   }
 
   /** Network order: ports. */
@@ -213,7 +207,9 @@ export function textOf(value: Buffer | undefined): string | undefined {
 }
 
 export function ipOf(value: Buffer | undefined): Ip | undefined {
-  return value && (value.length === 4 || value.length === 16) ? Ip.fromBytes(value) : undefined
+  if (value?.length === 4) return new Ip(4, BigInt(value.readUInt32BE(0)))
+  if (value?.length === 16) return new Ip(6, (value.readBigUInt64BE(0) << 64n) | value.readBigUInt64BE(8))
+  return undefined
 }
 
 export function u32Of(value: Buffer | undefined): number | undefined {

@@ -70,8 +70,8 @@ interface Exchange {
   readonly first: number
   readonly last: number
   readonly failures: Map<number, Result>
-  /** Answers other than acknowledgements. */
-  readonly answers: Message[]
+  /** Told each answer other than acknowledgements, as it comes. */
+  take(answer: Message): void
   disturbed: boolean
   finish(): void
   fail(error: Error): void
@@ -103,7 +103,7 @@ export class NetlinkSocket {
           batch.push(message)
           bytes += message.length
         }
-        const { first, failures } = await this.#send(batch, NLM_F_ACK)
+        const { first, failures } = await this.#send(batch, NLM_F_ACK, () => undefined)
         for (let i = 0; i < batch.length; i++) results.push(failures.get((first + i) >>> 0) ?? success)
       }
       return results
@@ -119,7 +119,8 @@ export class NetlinkSocket {
   /** One question with one answer; undefined when the kernel knows no such thing. */
   ask(message: Uint8Array, what: string): Promise<Message | undefined> {
     return this.#lane.run(async () => {
-      const { failures, answers } = await this.#send([message], NLM_F_ACK)
+      const answers: Message[] = []
+      const { failures } = await this.#send([message], NLM_F_ACK, answer => void answers.push(answer))
       const failure = [...failures.values()][0]
       if (failure && missing.has(errnoName(failure.errno))) return undefined
       if (failure) throw failureOf(failure, what)
@@ -131,16 +132,15 @@ export class NetlinkSocket {
   dump<T>(message: Uint8Array, what: string, take: (message: Message) => T | undefined): Promise<T[]> {
     return this.#lane.run(async () => {
       for (let tries = 0; tries < dumpTries; tries++) {
-        const { failures, answers, disturbed } = await this.#send([message], NLM_F_DUMP)
-        const failure = [...failures.values()][0]
-        if (failure && errnoName(failure.errno) !== 'EINTR') throw failureOf(failure, what)
-        if (disturbed || failure) continue
         const found: T[] = []
-        for (const answer of answers) {
+        // Taken apart datagram by datagram as they come, so that a long dump does not hold the event loop at its end.
+        const { failures, disturbed } = await this.#send([message], NLM_F_DUMP, answer => {
           const value = take(answer)
           if (value !== undefined) found.push(value)
-        }
-        return found
+        })
+        const failure = [...failures.values()][0]
+        if (failure && errnoName(failure.errno) !== 'EINTR') throw failureOf(failure, what)
+        if (!disturbed && !failure) return found
       }
       throw new CodedError<KernelFailure>(
         { code: 'busy' },
@@ -155,7 +155,7 @@ export class NetlinkSocket {
   }
 
   /** The acknowledgement is asked for only on the last message; failures of others arrive by themselves. */
-  #send(batch: readonly Uint8Array[], lastFlags: number): Promise<Exchange> {
+  #send(batch: readonly Uint8Array[], lastFlags: number, take: (answer: Message) => void): Promise<Exchange> {
     const first = this.#sequence
     for (const [i, message] of batch.entries()) {
       const view = new DataView(message.buffer, message.byteOffset, message.length)
@@ -170,7 +170,7 @@ export class NetlinkSocket {
         first,
         last: (this.#sequence - 1) >>> 0,
         failures: new Map(),
-        answers: [],
+        take,
         disturbed: false,
         finish: () => {
           this.#exchange = undefined
@@ -210,7 +210,7 @@ export class NetlinkSocket {
         if (result.errno !== 0) exchange.failures.set(message.sequence, result)
         if (message.sequence === exchange.last) exchange.finish()
       } else {
-        exchange.answers.push(message)
+        exchange.take(message)
       }
     }
   }

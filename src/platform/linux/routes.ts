@@ -58,6 +58,7 @@ const types: Record<Exclude<RouteKind, 'other'>, number> = {
   prohibit: 8,
 }
 const scopes = { universe: 0, link: 253, host: 254 } as const
+const scopeNames: Record<number, keyof typeof scopes> = { 0: 'universe', 253: 'link', 254: 'host' }
 
 // --------------------------------------------------------------------------------------------------------- reading
 
@@ -78,7 +79,7 @@ export function decodeRoute({ type, body }: Message): KernelRoute | undefined {
   const attributes = attributesOf(body, 12)
   const kind = kinds[body[7]!] ?? 'other'
   const to = ipOf(attributes.get(RTA_DST)) ?? new Ip(family, 0n)
-  const scope = Object.entries(scopes).find(([, value]) => value === body[6])?.[0] as keyof typeof scopes | undefined
+  const scope = scopeNames[body[6]!]
   const source = ipOf(attributes.get(RTA_PREFSRC))
   return {
     prefix: new Prefix(to, body[1]!),
