@@ -147,16 +147,17 @@ async function placed(suite: (prefix: readonly string[]) => Promise<Outcome>): P
 
 async function simulation(stage: Stage): Promise<Outcome> {
   const runner = join(root, 'test/sim/run.ts')
-  if (!existsSync(runner))
+  const rooms = Object.entries(shortRuns).filter(([room]) => existsSync(join(root, `test/sim/${room}.ts`)))
+  if (rooms.length === 0)
     return {
       ok: true,
       passed: 0,
       failed: 0,
-      notRun: ['the short simulation: there is no test/sim/run.ts'],
+      notRun: ['the short simulation: test/sim has no room'],
       failures: [],
     }
   let outcome: Outcome = { ok: true, passed: 0, failed: 0, notRun: [], failures: [] }
-  for (const [room, runs] of Object.entries(shortRuns)) {
+  for (const [room, runs] of rooms) {
     const one = await program({ ...stage, name: `sim ${room}` }, [
       process.execPath,
       runner,

@@ -231,7 +231,7 @@ export class Lab {
   }
 
   routerPlan(router: LabRouter): RouterPlan {
-    return routerPlan(this.topology, router, this.#routerKinds[router.name] ?? router.kind, this.folder)
+    return routerPlan(this.topology, router, this.#routerKinds[router.name] ?? router.kind, this.folder.path)
   }
 
   settings(node: string): Record<string, string> {

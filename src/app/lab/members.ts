@@ -123,7 +123,8 @@ async function waitForStore(topology: Topology, layout: Layout, folder: LabFolde
 
 // --------------------------------------------------------------------------------------------------------- routers
 
-export function routerPlan(topology: Topology, router: LabRouter, kind: RouterKind, folder: LabFolder): RouterPlan {
+/** `folder`: the lab's. */
+export function routerPlan(topology: Topology, router: LabRouter, kind: RouterKind, folder: string): RouterPlan {
   const nodes = topology.nodes.filter(node => router.peers.includes(node.name))
   const bfd = topology.fabric.kind === 'spine' && topology.fabric.bfd
   const others = topology.routers.filter(one => one !== router && one.rack !== undefined && router.rack !== undefined)
@@ -133,7 +134,7 @@ export function routerPlan(topology: Topology, router: LabRouter, kind: RouterKi
     as: router.as,
     ip: router.seat.ip,
     ...(router.seat6 && { ip6: router.seat6.ip }),
-    folder: folder.memberFolder(router.name),
+    folder: join(folder, router.name),
     peers: [
       ...nodes.map(node => ({
         name: node.name,
@@ -169,6 +170,7 @@ export async function startRouter(
   clock: Clock,
 ): Promise<void> {
   const program = routerProgram(plan.kind)
+  folder.memberFolder(plan.name)
   let changed = false
   for (const { name, text } of program.files(plan)) {
     const path = join(plan.folder, name)

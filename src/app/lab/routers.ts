@@ -109,6 +109,7 @@ const programs: Record<RouterKind, RouterProgram> = {
     version: async () => `FRR ${await versionOf([program('bgpd'), '--version'], /version (\S+)/)}`,
     files: plan => [
       { name: 'zebra.conf', text: `hostname ${plan.name}\n` },
+      { name: 'vtysh.conf', text: '' },
       { name: 'group', text: 'root:x:0:\nfrr:x:0:root\nfrrvty:x:0:root\n' },
       { name: 'bgpd.conf', text: frrConfig(plan) },
     ],
@@ -165,8 +166,8 @@ const programs: Record<RouterKind, RouterProgram> = {
     files: plan => [{ name: 'gateway.json', text: `${JSON.stringify(gatewayConfig(plan), null, 2)}\n` }],
     daemons: plan => [{ name: 'manx', argv: [process.execPath, speakerFile, `${plan.folder}/gateway.json`] }],
     routes: (_plan, family) => ({
-      argv: ['ip', `-${family}`, 'route', 'show', 'proto', '80'],
-      shown: `ip -${family} route show proto 80`,
+      argv: ['ip', `-${family}`, 'route', 'show', 'proto', 'bgp'],
+      shown: `ip -${family} route show proto bgp`,
     }),
     sessions: plan => ['cat', `${plan.folder}/sessions.json`],
     parseSessions: text => JSON.parse(text) as Session[],
@@ -241,7 +242,7 @@ function frrArgv(plan: RouterPlan, name: string): string[] {
 }
 
 function vtysh(plan: RouterPlan, command: string): string[] {
-  return [program('vtysh'), '--vty_socket', plan.folder, '-c', command]
+  return [program('vtysh'), '--vty_socket', plan.folder, '--config_dir', plan.folder, '-c', command]
 }
 
 export function frrConfig(plan: RouterPlan): string {
