@@ -9,7 +9,7 @@
 
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
-import { CodedError, hasCode, reasonOf } from '../lib/errors.ts'
+import { CodedError, reasonOf } from '../lib/errors.ts'
 import { Ip } from '../lib/ip.ts'
 import { version } from '../lib/version.ts'
 import { SystemClock, SystemRandom } from '../platform/clock.ts'
@@ -20,6 +20,7 @@ import { PromMetrics } from '../platform/metrics.ts'
 import { createTcpTransport } from '../platform/tcp.ts'
 import { Agent, type AgentPorts } from './agent.ts'
 import { agentConfig, type Config } from './config.ts'
+import { Failure, printFailure, problemOf } from './report.ts'
 import { openStore, storeName } from './store.ts'
 
 const usage = `manxd: the Manx agent of this host, in the foreground
@@ -65,7 +66,7 @@ async function main(): Promise<number> {
     if (options.version) return say(`manxd ${version}\n`)
     config = withFlags(agentConfig(options.config), options)
   } catch (error) {
-    return complain(error, 2)
+    return complain(error)
   }
   if (options['print-config']) return printConfig(config)
   const log = createLog({
@@ -85,7 +86,7 @@ async function main(): Promise<number> {
     }
     return options.check ? await check(config, ports) : await run(config, ports)
   } catch (error) {
-    return complain(error, exitCodeOf(error))
+    return complain(error)
   }
 }
 
@@ -159,17 +160,17 @@ function isAgent(pid: number): boolean {
 /** One line per fault; the worst exit code wins. */
 async function check(config: Config, { store, kernel, transport }: AgentPorts): Promise<number> {
   let worst = 0
-  const fault = (error: unknown, code: number): void => {
-    worst = Math.max(worst, complain(error, code))
+  const fault = (error: unknown): void => {
+    worst = Math.max(worst, complain(error))
   }
-  await kernel.links().catch((error: unknown) => fault(error, exitCodeOf(error)))
-  await store.get('/calico/ready').catch((error: unknown) => fault(error, 5))
+  await kernel.links().catch(fault)
+  await store.get('/calico/ready').catch(fault)
   await store.close()
   try {
     const port = config.number('listenPort') ?? 179
     transport.listen({ ip: Ip.of('0.0.0.0'), port }, () => 'refuse').stop()
   } catch (error) {
-    fault(error, exitCodeOf(error))
+    fault(error)
   }
   if (worst === 0) process.stdout.write('manxd can run here\n')
   return worst
@@ -191,40 +192,9 @@ function printConfig(config: Config): number {
   return 0
 }
 
-/** Which catalogue code an error of a port or of Node stands for. */
-function catalogueCode(error: unknown): string {
-  if (hasCode(error, 'not-permitted')) return 'A02'
-  if (hasCode(error, 'address-in-use')) return 'B14'
-  if (hasCode(error, 'unavailable')) return 'S03'
-  if (hasCode(error, 'denied')) return 'S04'
-  if (error instanceof CodedError) return error.detail.code
-  return (error as { code?: string } | undefined)?.code?.startsWith('ERR_PARSE_ARGS') ? 'U02' : 'A00'
-}
-
-function exitCodeOf(error: unknown): number {
-  if (hasCode(error, 'not-permitted')) return 6
-  if (error instanceof CodedError && /^[DN]/.test(error.detail.code)) return 2
-  return 1
-}
-
-const remedies: Readonly<Record<string, string>> = {
-  A02: 'run as root, or give CAP_NET_ADMIN (systemd: AmbientCapabilities=, docker run: --cap-add NET_ADMIN)',
-  B14: 'stop that program, or set listenPort in BGPConfiguration or MANX_LISTEN_PORT',
-  S03: 'manxctl config view shows the settings; manxd waits for the store by itself',
-  U02: 'manxd --help',
-}
-
-/** The form of every error (operator-experience.md 4). */
-function complain(error: unknown, exitCode: number): number {
-  const code = catalogueCode(error)
-  const detail = (error instanceof CodedError ? error.detail : {}) as { where?: string; hint?: string }
-  const hint = detail.hint ?? remedies[code]
-  const lines = [
-    `error[${code}]: ${reasonOf(error)}`,
-    ...(detail.where ? [`  --> ${detail.where}`] : []),
-    ...(hint ? [`   try: ${hint}`] : []),
-  ]
-  process.stderr.write(`${lines.join('\n')}\n`)
+function complain(error: unknown): number {
+  const { problem, exitCode } = problemOf(error)
+  process.stderr.write(`${printFailure(new Failure([problem], exitCode))}\n`)
   return exitCode
 }
 
