@@ -50,7 +50,10 @@ export function validate(document: unknown): Finding[] {
   // The rules read what the schema promises, so they run only on a document that has the right shape.
   if (errors.some(error => error.keyword === 'type' || error.keyword === 'required')) return findings
   const resource = { spec: {}, ...clean } as unknown as Resource
-  const report: Report = { name: title, add: finding => findings.push(finding) }
+  const faulty = new Set(findings.map(finding => JSON.stringify(finding.path)))
+  // A value that is no CIDR at all need not also be told that it is too small.
+  const add = (finding: Finding) => void (faulty.has(JSON.stringify(finding.path)) || findings.push(finding))
+  const report: Report = { name: title, add }
   checkMetadata(resource, row, report)
   row.rules?.(resource, report)
   return findings

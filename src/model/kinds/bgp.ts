@@ -190,14 +190,11 @@ export const bgpPeerRow: KindRow<BGPPeer> = {
 
   rules(peer, report) {
     const { spec } = peer
-    const hasAs = (parseAsNumber(spec.asNumber) ?? 0) !== 0
+    const waysToPeer = ['peerIP', 'peerSelector', 'localWorkloadSelector'] as const
     exclusive(spec, ['node', 'nodeSelector'], report)
-    exclusive(spec, ['peerIP', 'peerSelector', 'localWorkloadSelector'], report)
-    if (isSet(spec.peerSelector) && hasAs)
-      exclusive(spec, ['peerSelector', 'asNumber'], report, { why: "the AS number is taken from the peers' own nodes" })
-    for (const field of ['peerIP', 'localWorkloadSelector'] as const)
-      if (isSet(spec[field]) && !hasAs)
-        missing(report, ['spec', field], `${report.name} has \`${field}\` and needs \`asNumber\``)
+    exclusive(spec, waysToPeer, report)
+    // Whether an AS number is needed depends on the way, so it is asked once there is just one.
+    if (waysToPeer.filter(way => isSet(spec[way])).length === 1) checkAsNumber(spec, report)
     if (!isSet(spec.peerIP) && !isSet(spec.peerSelector) && !isSet(spec.localWorkloadSelector))
       missing(
         report,
@@ -213,6 +210,17 @@ export const bgpPeerRow: KindRow<BGPPeer> = {
 
   references: peer =>
     (peer.spec.filters ?? []).map((filter, i) => ({ path: ['spec', 'filters', i], kind: 'BGPFilter', name: filter })),
+}
+
+function checkAsNumber(spec: BGPPeerSpec, report: Report): void {
+  const given = isSet(spec.asNumber) && parseAsNumber(spec.asNumber) !== 0
+  if (isSet(spec.peerSelector)) {
+    if (given)
+      exclusive(spec, ['peerSelector', 'asNumber'], report, { why: "the AS number is taken from the peers' own nodes" })
+    return
+  }
+  const way = isSet(spec.peerIP) ? 'peerIP' : 'localWorkloadSelector'
+  if (!given) missing(report, ['spec', way], `${report.name} has \`${way}\` and needs \`asNumber\``)
 }
 
 function checkReachableBy(spec: BGPPeerSpec, report: Report): void {
