@@ -325,6 +325,8 @@ export class Routes {
     let routes: KernelRoute[]
     // What we wrote so far shows in this answer; events that are still under way will look foreign and cost one more read.
     this.#echoes.clear()
+    // Cleared before the wait: what an event says meanwhile may not be in the answer.
+    this.#suspectAt = undefined
     try {
       routes = await this.#deps.kernel.routes(family)
     } catch (error) {
@@ -350,7 +352,6 @@ export class Routes {
     this.#known.add(family)
     this.#readBefore.add(family)
     this.#lastReadAt = clock.now()
-    this.#suspectAt = undefined
     if (this.#own.refreshMs > 0) this.#checkAt = this.#lastReadAt + this.#own.refreshMs
     this.#meter.resync.observe((this.#lastReadAt - startedAt) / 1000)
   }
@@ -361,7 +362,9 @@ export class Routes {
     for (const [key, route] of this.#delta.actual) {
       if (route.prefix.family !== family) continue
       const found = ours.get(key)
-      if (!found || !sameRoute(found, route)) changed++
+      // A link that went down or away took its routes along: the kernel's doing, not somebody's.
+      const tookAlong = !found && route.nextHops.some(({ link }) => link !== undefined && !this.#hops.linkAt(link)?.up)
+      if (!tookAlong && (!found || !sameRoute(found, route))) changed++
       if (!found) this.#delta.gone(key)
     }
     for (const [key, route] of ours) {
