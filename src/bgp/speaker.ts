@@ -159,6 +159,7 @@ export class Speaker {
       this.#handover.forget(peer)
       const quiet = how.graceful && peer.config.gracefulRestart === 'full' && peer.session?.gracefulRestart
       peer.stop(quiet ? undefined : goodbye)
+      peer.forget()
     }
     if (done) this.#deps.clock.after(goodbyeMs, done)
   }
@@ -380,6 +381,7 @@ export class Speaker {
     this.#deps.log.info('routes are complete', { family })
     // What the end of deferral selects must reach the owner before it sweeps what nobody claimed.
     const settle = (): void => {
+      if (!this.#running) return
       const more = this.#rib.step(sliceMs)
       const changes = this.#rib.takeUpdates()
       if (changes.length > 0) this.#options.onRoutes(changes)
