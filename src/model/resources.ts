@@ -53,6 +53,8 @@ export interface ResourcesDeps {
 
 const maxConflicts = 5
 const conflictWaitMs = 1000
+/** How long a commit without an answer gets to come to its end before the store is read. */
+const unknownWaitMs = 200
 
 /** A resource with the key it was found under. */
 interface Stored {
@@ -118,7 +120,7 @@ export class Resources {
     if (document.metadata.resourceVersion)
       throw invalid(ref, [{ ...versionFinding, message: 'resourceVersion must not be set for a create request' }])
     const { name, namespace, labels, annotations } = document.metadata
-    const resource = withDefaults({
+    const wanted: R = {
       ...document,
       metadata: {
         name,
@@ -128,8 +130,9 @@ export class Resources {
         ...(labels === undefined ? {} : { labels }),
         ...(annotations === undefined ? {} : { annotations }),
       },
-    })
-    await this.#check(resource, options.unchecked ?? false)
+    }
+    await this.#check(wanted, options.unchecked ?? false)
+    const resource = withDefaults(wanted)
     const keys = keysOf(ref)
     const value = encodeResource(resource)
     const when = keys.map(key => ({ key, modRevision: 0 }))
@@ -151,10 +154,11 @@ export class Resources {
       if (!stored) throw doesNotExist(ref)
       if (version && version !== stored.resource.metadata.resourceVersion)
         throw outOfDate(ref, version, stored.resource)
-      const resource = withDefaults(replaced(stored.resource as R, document))
-      const fixed = validateUpdate(stored.resource, resource)
+      const wanted = replaced(stored.resource as R, document)
+      await this.#check(wanted, options.unchecked ?? false)
+      const fixed = validateUpdate(stored.resource, wanted)
       if (fixed.length > 0) throw invalid(ref, fixed)
-      await this.#check(resource, options.unchecked ?? false)
+      const resource = withDefaults(wanted)
       const value = encodeResource(resource)
       if (value === stored.entry.value) return withRevision(resource, stored.entry.modRevision)
       const when = [{ key: stored.key, modRevision: stored.entry.modRevision }]
@@ -281,6 +285,7 @@ export class Resources {
         if (!hasCode(error, 'unknown-outcome')) throw error
         unknown = error
       }
+      await this.#wait(unknownWaitMs)
       // Every value holds a uid, so the same text at another revision can only be ours. If it is not there, the commit
       // may still be under way: repeating it under the same conditions lets one of the two through.
       const now = await this.#deps.store.get(write.key)

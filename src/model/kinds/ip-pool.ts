@@ -68,7 +68,12 @@ export const ipPoolRow: KindRow<IPPool> = {
       ...pool,
       spec: {
         ...spec,
-        ...(cidr ? { cidr: cidr.key, blockSize: spec.blockSize || blockSizes[cidr.family].usual } : {}),
+        ...(cidr
+          ? {
+              cidr: isMasked(spec.cidr, cidr) ? cidr.key : spec.cidr,
+              blockSize: spec.blockSize || blockSizes[cidr.family].usual,
+            }
+          : {}),
         ipipMode: spec.ipipMode || 'Never',
         vxlanMode: spec.vxlanMode || 'Never',
         nodeSelector: spec.nodeSelector || 'all()',
@@ -114,6 +119,11 @@ export function blockSizeOf(spec: IPPoolSpec): number | undefined {
   return spec.blockSize || (cidr && blockSizes[cidr.family].usual)
 }
 
+/** Whether the text has no host bits that reading it as a prefix would hide. */
+function isMasked(text: string, cidr: Prefix): boolean {
+  return Ip.parse(text.split('/')[0]!)?.equals(cidr.ip) ?? false
+}
+
 function canonical(cidr: string): string {
   return Prefix.parse(cidr)?.key ?? cidr
 }
@@ -127,8 +137,7 @@ const linkLocal = [Prefix.of('169.254.0.0/16'), Prefix.of('fe80::/10')]
 function checkRange(pool: IPPool, cidr: Prefix, report: Report): void {
   const { spec } = pool
   const path = ['spec', 'cidr']
-  const ip = Ip.parse(spec.cidr.split('/')[0]!)!
-  if (!ip.equals(cidr.ip))
+  if (!isMasked(spec.cidr, cidr))
     badValue(report, path, `cidr \`${spec.cidr}\` of ${report.name} has host bits set`, { suggestion: cidr.key })
   const local = linkLocal.find(range => range.overlaps(cidr))
   if (local) badValue(report, path, `cidr \`${cidr.key}\` of ${report.name} overlaps the link-local range ${local.key}`)
