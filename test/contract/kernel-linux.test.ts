@@ -235,8 +235,32 @@ test('pods: refused without a trace where something else is in the way', async (
     (await kernel.links()).some(one => one.name === 'caliway'),
     false,
   )
+
+  // Two pairs whose indices agree by chance are still two pairs.
+  const [b, c, d] = ['b', 'c', 'd'].map(name => makeNamespace(`${tag}-way-${name}`))
+  const veth = (outer: string, to: string): string[] => [
+    'link',
+    'add',
+    outer,
+    'index',
+    '7777',
+    'type',
+    'veth',
+    'peer',
+    'name',
+    'eth0',
+    'index',
+    '8888',
+    'netns',
+    to,
+  ]
+  ip(...veth('caliway', b!))
+  inside(c!, 'ip', ...veth('other', d!))
+  await rejects(kernel.attachPod(podOf(d!, 'caliway')), refused('refused', /`eth0` exists already in/))
+  ip('link', 'del', 'caliway')
+
   ip('link', 'add', 'calibridge', 'type', 'bridge')
-  await rejects(kernel.attachPod(podOf(netns, 'calibridge')), refused('refused', /`calibridge`: it is no veth link/))
+  await rejects(kernel.attachPod(podOf(b!, 'calibridge')), refused('refused', /`calibridge`: it is no veth link/))
   await rejects(kernel.detachPod({ outside: 'calibridge' }), refused('refused', /it is no veth link/))
   ip('link', 'del', 'calibridge')
   const nowhere = '/var/run/netns/mx-kc-nowhere'

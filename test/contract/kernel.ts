@@ -259,6 +259,10 @@ function routeCases(world: () => KernelWorld, { link, set, remove, under }: Rout
       deepEqual(shown(await under(c.to)), shown([hole]))
       allOk(await remove(hole))
       deepEqual(await under(c.to), [])
+      allOk(await set(mine))
+      allOk(await remove(hole))
+      deepEqual(shown(await under(c.to)), shown([mine]))
+      allOk(await remove(mine))
     })
   }
 

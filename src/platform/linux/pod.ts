@@ -151,15 +151,15 @@ async function pairOf(host: NetlinkSocket, inner: NetlinkSocket, namespace: numb
   const outside = await findLink(host, pod.outside)
   const inside = await findLink(inner, pod.inside)
   if (outside && inside && (await isPair(host, namespace, outside, inside))) return { outside, inside }
-  if (outside) {
-    refuseForeign(outside, 'replace')
-    await deleteLink(host, outside)
-  }
   if (inside)
     throw new CodedError<KernelFailure>(
       { code: 'refused' },
       `cannot attach \`${pod.outside}\`: \`${pod.inside}\` exists already in \`${pod.netns}\``,
     )
+  if (outside) {
+    refuseForeign(outside, 'replace')
+    await deleteLink(host, outside)
+  }
   const pair = { outside: pod.outside, mac: hostMac, inside: pod.inside, namespace, mtu: pod.mtu }
   await host.must(makeVeth(pair), `create link \`${pod.outside}\``)
   return {
