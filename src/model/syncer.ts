@@ -66,8 +66,8 @@ export interface SyncerSnapshot {
 
 const firstBackoffMs = 250
 const maxBackoffMs = 15_000
-/** Entries taken from a list before others get their turn: about a millisecond's work each hundred. */
-const sliceEntries = 500
+/** Entries taken from a list before others get their turn: one to four milliseconds each hundred. */
+const sliceEntries = 200
 
 /** What is known of a key: its revision and, unless the value was bad, the update it was delivered as. */
 interface Known {
