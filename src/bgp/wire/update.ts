@@ -67,7 +67,7 @@ export class UpdateReader {
     } else if (attributes.worst === 2) {
       // What it meant to withdraw or announce cannot be known (RFC 7606 §5.2).
       this.#resetWith(1, `no announced prefix, and ${attributes.faults.at(-1)!.why}`)
-    } else this.#markEndOfRib()
+    } else this.#markEndOfRib(on)
   }
 
   #layout(bytes: Uint8Array, start: number, end: number): boolean {
@@ -108,10 +108,10 @@ export class UpdateReader {
   }
 
   /** RFC 4724 §2: nothing at all, or MP_UNREACH_NLRI alone without a prefix. */
-  #markEndOfRib(): void {
+  #markEndOfRib(on: UpdateContext): void {
     const a = this.attributes
     if (this.withdrawnStart !== this.withdrawnEnd) return
-    if (a.count === 0 && a.worst === 0) this.endOfRib = 4
+    if (a.count === 0 && on.ipv4) this.endOfRib = 4
     else if (a.count === 1 && a.unreachFamily !== 0 && a.unreachStart === a.unreachEnd) this.endOfRib = a.unreachFamily
   }
 

@@ -1,0 +1,155 @@
+/**
+ * The RIB in memory: prefixes in from one peer, out to another, as the shared load tool sends them.
+ *
+ *     node test/bench/rib.ts [--prefixes 1000000] [--per-update 5] [--peers 1] [--v6]
+ *
+ * UPDATEs are encoded beforehand; what is timed is `receive`, `step` and `take`, and the withdrawal of everything. Prints
+ * nanoseconds per prefix for each, octets held per prefix, and RSS.
+ */
+
+import { parseArgs } from 'node:util'
+import { Rib } from '../../src/bgp/rib/table.ts'
+import { acceptAll, type RibPeer } from '../../src/bgp/types.ts'
+import { Ip } from '../../src/lib/ip.ts'
+
+const { values } = parseArgs({
+  options: {
+    prefixes: { type: 'string', default: '1000000' },
+    'per-update': { type: 'string', default: '5' },
+    sets: { type: 'string', default: '86000' },
+    peers: { type: 'string', default: '1' },
+    rounds: { type: 'string', default: '3' },
+    v6: { type: 'boolean', default: false },
+  },
+})
+const prefixes = Number(values.prefixes)
+const perUpdate = Number(values['per-update'])
+const sets = Number(values.sets)
+const receivers = Number(values.peers)
+
+function peer(slot: number, remoteAs: number): RibPeer {
+  return {
+    slot,
+    key: `peer-${slot}`,
+    name: `peer-${slot}`,
+    address: Ip.of(`192.0.2.${1 + slot}`),
+    identifier: 0xc0000201 + slot,
+    remoteAs,
+    localAs: 64512,
+    kind: 'ebgp',
+    families: [4, 6],
+    as4: true,
+    addPathIn: [],
+    addPathOut: [],
+    maxMessageOctets: 4096,
+    extendedNextHop: false,
+    self4: Ip.of('192.0.2.1'),
+    self6: Ip.of('2001:db8::1'),
+    sharedSubnets: [],
+    nextHopMode: 'auto',
+    allowOwnAs: 0,
+    importPolicy: acceptAll,
+    exportPolicy: acceptAll,
+  }
+}
+
+const u32 = (n: number) => [n >>> 24, (n >>> 16) & 255, (n >>> 8) & 255, n & 255]
+
+/** Bodies of UPDATEs: each with one of the attribute sets, paths of 2 to 6 hops, a community on every other. */
+function announcements(): Uint8Array[] {
+  const out: Uint8Array[] = []
+  for (let at = 0, n = 0; at < prefixes; n++) {
+    const set = (Math.imul(n, 2654435761) >>> 0) % sets
+    const hops = 2 + (set % 5)
+    const path = [2, hops, ...u32(65001)]
+    for (let i = 1; i < hops; i++) path.push(...u32(1000 + ((set * 7 + i * 131) % 60000)))
+    const attributes = [0x40, 1, 1, 0, 0x40, 2, path.length, ...path]
+    if (!values.v6) attributes.push(0x40, 3, 4, 192, 0, 2, 2)
+    attributes.push(0x80, 4, 4, ...u32(set))
+    if (set % 2) attributes.push(0xc0, 8, 8, ...u32(0xfde80000 | (set & 0xffff)), ...u32(0xfde90000))
+    const nlri: number[] = []
+    for (let i = 0; i < perUpdate && at < prefixes; i++, at++)
+      nlri.push(...(values.v6 ? [64, 0x20, 1, 0xd, 0xb8, ...u32(at)] : [24, 20 + (at >>> 16), at >>> 8, at & 255]))
+    if (values.v6) {
+      const hop = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]
+      attributes.unshift(0x80, 14, 21 + nlri.length, 0, 2, 1, 16, ...hop, 0, ...nlri)
+      nlri.length = 0
+    }
+    out.push(Uint8Array.from([0, 0, attributes.length >> 8, attributes.length & 255, ...attributes, ...nlri]))
+  }
+  return out
+}
+
+function withdrawals(): Uint8Array[] {
+  const out: Uint8Array[] = []
+  for (let at = 0; at < prefixes; ) {
+    const nlri: number[] = []
+    for (let i = 0; i < 200 && at < prefixes; i++, at++)
+      nlri.push(...(values.v6 ? [64, 0x20, 1, 0xd, 0xb8, ...u32(at)] : [24, 20 + (at >>> 16), at >>> 8, at & 255]))
+    const length = nlri.length
+    if (values.v6)
+      out.push(
+        Uint8Array.from([
+          0,
+          0,
+          ...[(length + 7) >> 8, (length + 7) & 255],
+          0x90,
+          15,
+          (length + 3) >> 8,
+          (length + 3) & 255,
+          0,
+          2,
+          1,
+          ...nlri,
+        ]),
+      )
+    else out.push(Uint8Array.from([length >> 8, length & 255, ...nlri, 0, 0]))
+  }
+  return out
+}
+
+const clock = { now: () => performance.now(), wall: () => Date.now(), after: () => ({ cancel: () => undefined }) }
+
+function feed(rib: Rib, bodies: readonly Uint8Array[]): { ms: number; octets: number; longestMs: number } {
+  const start = performance.now()
+  let octets = 0
+  let longestMs = 0
+  const drain = () => {
+    for (let slot = 1; slot <= receivers; slot++) for (const part of rib.take(slot, 1 << 18)) octets += part.length
+  }
+  // As a session does it: some messages of one read, then the work they made.
+  for (let i = 0; i < bodies.length; i += 1000) {
+    const before = performance.now()
+    for (let j = i; j < Math.min(i + 1000, bodies.length); j++) rib.receive(0, bodies[j]!, 0, bodies[j]!.length)
+    rib.step(5)
+    drain()
+    longestMs = Math.max(longestMs, performance.now() - before)
+  }
+  while (rib.step(5)) drain()
+  while ([...Array(receivers).keys()].some(i => rib.hasOutput(i + 1))) drain()
+  return { ms: performance.now() - start, octets, longestMs }
+}
+
+const up = announcements()
+const down = withdrawals()
+const perPrefix = (ms: number) => `${((ms * 1e6) / prefixes).toFixed(0)} ns/prefix`
+for (let round = 0; round < Number(values.rounds); round++) {
+  const rib = new Rib(
+    { routerId: Ip.of('192.0.2.1'), localAs: 64512, addresses: [] },
+    { clock, random: { next: () => 0.5 } },
+  )
+  rib.addPeer(peer(0, 65001))
+  for (let slot = 1; slot <= receivers; slot++) rib.addPeer(peer(slot, 65001 + slot))
+  feed(rib, [])
+  const inAndOut = feed(rib, up)
+  const held = rib.octets
+  const gone = feed(rib, down)
+  rib.takeUpdates(0)
+  console.log(
+    `${prefixes} prefixes, ${up.length} UPDATEs, ${receivers} receivers: ` +
+      `${inAndOut.ms.toFixed(0)} ms (${perPrefix(inAndOut.ms)}, longest slice ${inAndOut.longestMs.toFixed(1)} ms), ` +
+      `${(inAndOut.octets / 1e6).toFixed(1)} MB out, withdrawn in ${gone.ms.toFixed(0)} ms (${perPrefix(gone.ms)}, ` +
+      `${(gone.octets / 1e6).toFixed(1)} MB), held ${(held / prefixes).toFixed(0)} octets/prefix, ` +
+      `RSS ${(process.memoryUsage().rss / 2 ** 20).toFixed(0)} MiB`,
+  )
+}
