@@ -105,6 +105,8 @@ export class Speaker {
   readonly #host: PeerHost
   readonly #startedMs: number
   #config: SpeakerConfig | undefined
+  /** Families whose owner has not heard `onConverged` yet. */
+  readonly #converging = new Set<Family>([4, 6])
   #running = false
   #work: Timer | undefined
   #pumpFrom = 0
@@ -192,7 +194,7 @@ export class Speaker {
       localAs: this.#config?.localAs ?? 0,
       running: this.#running,
       listeners: this.#listening.state,
-      converging: this.#recovery.pending,
+      converging: [...this.#converging],
       originated: this.#config?.originate.length ?? 0,
       peers: peers
         .toSorted((a, b) => a.config.address.compare(b.config.address) || a.config.port - b.config.port)
@@ -386,7 +388,7 @@ export class Speaker {
       const changes = this.#rib.takeUpdates()
       if (changes.length > 0) this.#options.onRoutes(changes)
       if (more) this.#deps.clock.after(0, settle)
-      else this.#options.onConverged?.(family)
+      else if (this.#converging.delete(family)) this.#options.onConverged?.(family)
       this.#workSoon()
     }
     this.#deps.clock.after(0, settle)

@@ -3,6 +3,7 @@
 import { describe, expect, test } from 'vitest'
 import type { Family } from '../../src/lib/ip.ts'
 import { Ip, Prefix } from '../../src/lib/ip.ts'
+import type { Clock } from '../../src/lib/ports.ts'
 import type { ListenProblem } from '../../src/bgp/session/listening.ts'
 import type { PeerStateChange, SpeakerOptions } from '../../src/bgp/speaker.ts'
 import { Speaker } from '../../src/bgp/speaker.ts'
@@ -28,6 +29,7 @@ class Node {
   readonly states: PeerStateChange[] = []
   readonly problems: ListenProblem[] = []
   readonly converged: Family[] = []
+  lives = 0
   speaker: Speaker
   config: SpeakerConfig
 
@@ -43,6 +45,13 @@ class Node {
   }
 
   make(more: Partial<SpeakerOptions>): Speaker {
+    const life = ++this.lives
+    // A process that was killed has no timers left.
+    const clock: Clock = {
+      now: () => this.clock.now(),
+      wall: () => this.clock.wall(),
+      after: (ms, run) => this.clock.after(ms, () => life === this.lives && run()),
+    }
     return new Speaker(
       {
         onRoutes: changes => this.learn(changes),
@@ -51,7 +60,7 @@ class Node {
         onConverged: family => this.converged.push(family),
         ...more,
       },
-      { clock: this.clock, transport: this.host, random: new SimRandom(this.n + 100), log: silentLog },
+      { clock, transport: this.host, random: new SimRandom(this.n + 100), log: silentLog },
     )
   }
 
@@ -71,6 +80,7 @@ class Node {
   /** The process dies, the host stays; the FIB stays. */
   kill(): void {
     this.host.kill()
+    this.lives++
     this.converged.length = 0
   }
 

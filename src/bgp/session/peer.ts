@@ -324,7 +324,8 @@ export class Peer implements ConnectionOwner {
     // Candidates beside an established session are no news to anybody.
     if (this.#current && connection !== this.#current) return
     this.record.moved(from, to, why ? describeDown(why) : '')
-    this.#host.stateChanged(this, from, to)
+    // With a cause or a session to tell, the owner hears of it when that is known: in `up` and `down`.
+    if (!why && to !== 'established') this.#host.stateChanged(this, from, to)
   }
 
   up(connection: Connection, session: Session): void {
@@ -346,11 +347,13 @@ export class Peer implements ConnectionOwner {
     this.#stale.returned(session, this.#ribPeer)
     this.#ports.log.info('session established', { families: session.families, holdSeconds: session.holdSeconds })
     this.#host.up(this, session)
+    this.#host.stateChanged(this, 'open-confirm', 'established')
   }
 
   down(connection: Connection, from: StateName, why: DownReason, counted: boolean): void {
     if (connection === this.#current) {
       this.#sessionEnded(connection, why, counted)
+      this.#host.stateChanged(this, 'established', this.state)
       return
     }
     this.#blame(connection, from, why)
@@ -362,6 +365,7 @@ export class Peer implements ConnectionOwner {
     else if (connection.accepted && counted) this.#punish()
     // An attempt that was given up in favour of this one starts again.
     if (!this.#idleHold && this.#dialled.state === 'idle') this.#retryLater(false, false)
+    if (!this.#current) this.#host.stateChanged(this, from, this.state)
   }
 
   dialTimedOut(connection: Connection): void {

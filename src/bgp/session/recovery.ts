@@ -47,11 +47,6 @@ export class Recovery {
     this.#converged = converged
   }
 
-  /** Families that have not converged yet. */
-  get pending(): readonly Family[] {
-    return [...this.#pending]
-  }
-
   /** The peers configured now; the first call starts the clock. */
   configured(peers: readonly RecoveringPeer[]): void {
     if (this.#pending.size === 0) return
