@@ -356,6 +356,17 @@ function podCases(world: () => KernelWorld, link: FindLink): void {
     await world().kernel.detachPod({ outside: 'calikc2' })
   })
 
+  test('pods: the inner MAC is kept as asked, also when asked later', async () => {
+    const netns = await world().namespace('kc-pod4')
+    const mac = '02:00:0a:c8:00:07'
+    equal((await world().kernel.attachPod(pod(netns, 'calikc4', { insideMac: mac.toUpperCase() }))).insideMac, mac)
+    equal((await world().kernel.attachPod(pod(netns, 'calikc4'))).insideMac, mac)
+    const other = '02:00:0a:c8:00:08'
+    equal((await world().kernel.attachPod(pod(netns, 'calikc4', { insideMac: other }))).insideMac, other)
+    equal((await world().kernel.attachPod(pod(netns, 'calikc4'))).insideMac, other)
+    await world().kernel.detachPod({ outside: 'calikc4' })
+  })
+
   test('pods: thirty at once', async () => {
     const spaces = await Promise.all(Array.from({ length: 30 }, (_, i) => world().namespace(`kc-many${i}`)))
     await Promise.all(

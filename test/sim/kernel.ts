@@ -255,7 +255,8 @@ export class SimKernel implements Kernel {
       this.#links.set(link.outside, { ...present, up: true, mtu: link.mtu, mac: hostMac })
     }
     const outside = this.#links.get(link.outside)!
-    const mac = pod?.mac ?? `0a:00:00:00:00:${outside.index.toString(16).padStart(2, '0')}`
+    const mac =
+      link.insideMac?.toLowerCase() ?? pod?.mac ?? `0a:00:00:00:00:${outside.index.toString(16).padStart(2, '0')}`
     this.pods.set(link.netns, {
       outside: link.outside,
       inside: link.inside,

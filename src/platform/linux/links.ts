@@ -148,6 +148,8 @@ export interface VethPair {
   readonly outside: string
   readonly mac: string
   readonly inside: string
+  /** MAC of the inner end; default the kernel's choice. */
+  readonly insideMac?: string
   /** Descriptor of the namespace in which the inner end is made. */
   readonly namespace: number
   readonly mtu: number
@@ -161,17 +163,12 @@ export function makeVeth(pair: VethPair): Uint8Array {
     .attributeU32(IFLA_MTU, pair.mtu)
     .nested(IFLA_LINKINFO, info =>
       info.attributeText(IFLA_INFO_KIND, 'veth').nested(IFLA_INFO_DATA, data =>
-        data.nested(VETH_INFO_PEER, peer =>
+        data.nested(VETH_INFO_PEER, peer => {
           // The peer's own struct ifinfomsg comes before its attributes.
-          peer
-            .u32(0)
-            .u32(0)
-            .u32(0)
-            .u32(0)
-            .attributeText(IFLA_IFNAME, pair.inside)
-            .attributeU32(IFLA_MTU, pair.mtu)
-            .attributeU32(IFLA_NET_NS_FD, pair.namespace),
-        ),
+          peer.u32(0).u32(0).u32(0).u32(0).attributeText(IFLA_IFNAME, pair.inside)
+          if (pair.insideMac !== undefined) peer.attribute(IFLA_ADDRESS, macBytes(pair.insideMac))
+          peer.attributeU32(IFLA_MTU, pair.mtu).attributeU32(IFLA_NET_NS_FD, pair.namespace)
+        }),
       ),
     )
     .finish()

@@ -160,7 +160,9 @@ async function pairOf(host: NetlinkSocket, inner: NetlinkSocket, namespace: numb
     refuseForeign(outside, 'replace')
     await deleteLink(host, outside)
   }
-  const pair = { outside: pod.outside, mac: hostMac, inside: pod.inside, namespace, mtu: pod.mtu }
+  const { insideMac } = pod
+  const ends = { outside: pod.outside, mac: hostMac, inside: pod.inside, ...(insideMac && { insideMac }) }
+  const pair = { ...ends, namespace, mtu: pod.mtu }
   await host.must(makeVeth(pair), `create link \`${pod.outside}\``)
   return {
     outside: await mustFind(host, pod.outside),
@@ -234,9 +236,14 @@ function setInnerSysctls(pod: PodLink): void {
 async function raiseInside(inner: NetlinkSocket, link: KernelLink, pod: PodLink): Promise<string> {
   const lo = await findLink(inner, loopback)
   if (lo && !lo.up) await inner.must(setLink(lo.index, { up: true }), `set up \`${loopback}\` in \`${pod.netns}\``)
-  const settings = { up: true, ...(link.mtu === pod.mtu ? {} : { mtu: pod.mtu }) }
+  const mac = pod.insideMac?.toLowerCase() ?? link.mac
+  const settings = {
+    up: true,
+    ...(mac === undefined || mac === link.mac ? {} : { mac }),
+    ...(link.mtu === pod.mtu ? {} : { mtu: pod.mtu }),
+  }
   await inner.must(setLink(link.index, settings), `set up \`${pod.inside}\` in \`${pod.netns}\``)
-  return link.mac ?? ''
+  return mac ?? ''
 }
 
 async function addressInside(inner: NetlinkSocket, link: KernelLink, pod: PodLink): Promise<void> {
