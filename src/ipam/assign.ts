@@ -200,6 +200,8 @@ class Search {
   borrow(family: Family, wanted: number): Given[] {
     const { at } = this.#round
     const given: Given[] = []
+    // Not on the strength of a setting that has just been changed.
+    this.#draft.guard(this.#draft.records.config())
     for (const pool of this.#pools) {
       for (const { cidr } of this.#foreignBlocks(pool, family)) {
         if (given.length === wanted) return given
@@ -223,8 +225,10 @@ class Search {
 
   #take(from: Block, pool: Pool, wanted: number): Given[] {
     const { at } = this.#round
-    const swept = from.swept(at.wallMs, at.cooldownMs)
-    const { block, ordinals } = swept.take(wanted, this.#grant, at.reserved.within(from.cidr))
+    const reserved = at.reserved.within(from.cidr)
+    const kept = (ordinal: number): boolean =>
+      (reserved?.has(ordinal) ?? false) || isGivenBackHere(this.#draft, from.cidr, ordinal)
+    const { block, ordinals } = from.swept(at.wallMs, at.cooldownMs).take(wanted, this.#grant, kept)
     if (ordinals.length === 0) return []
     this.#draft.setBlock(from.cidr, block)
     this.#draft.guard(pool.held)
@@ -269,6 +273,12 @@ function fillOf(pool: Pool, blocks: readonly HeldBlock[], at: Situation): { pool
   return { pool, used, total: pool.prefix.size }
 }
 
+/** What this very commit gives back has not been free for a moment yet (invariant 8). */
+function isGivenBackHere(draft: Draft, cidr: Prefix, ordinal: number): boolean {
+  const before = draft.records.block(cidr).value?.allocationAt(ordinal)
+  return before !== undefined && before.releasedAt === undefined
+}
+
 function hasCooling(block: Block): boolean {
   return block.value.attributes.some(({ releasedAt }) => releasedAt !== undefined)
 }
@@ -308,6 +318,7 @@ export function planAssignGiven(round: Round, draft: Draft, request: AssignGiven
   if ('kind' in loaded) return loaded
   const block = loaded.block.swept(at.wallMs, at.cooldownMs)
   const ordinal = block.ordinalOf(ip)!
+  if (block.value.allocations[ordinal] === null && isGivenBackHere(draft, block.cidr, ordinal)) return { kind: 'wait' }
   const taken = block.takeOrdinal(ordinal, { handle: request.handle, attributes: request.attributes })
   if (!taken) return { kind: 'refused', error: addressTaken(ip, block.allocationAt(ordinal)?.handle) }
   draft.setBlock(block.cidr, taken)
@@ -327,6 +338,7 @@ function blockForGiven(round: Round, draft: Draft, pool: Pool, ip: Ip): { block:
   if (damage !== undefined)
     return refused({ code: 'damaged-block', cidr: cidr.key }, `block ${cidr.key} is damaged: ${damage}`)
   if (value && value.owner !== ownerText(at.node)) {
+    draft.guard(draft.records.config())
     if (!at.strictAffinity) return { block: value }
     const owner = value.owner ?? 'nobody'
     return refused(

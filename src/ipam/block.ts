@@ -142,12 +142,16 @@ export class Block {
     return counts
   }
 
-  /** Gives up to `count` addresses from the head of the free list, stepping over reserved ones. */
-  take(count: number, grant: Grant, reserved?: ReadonlySet<number>): { block: Block; ordinals: readonly number[] } {
+  /** Gives up to `count` addresses from the head of the free list, stepping over those that are kept. */
+  take(
+    count: number,
+    grant: Grant,
+    kept: (ordinal: number) => boolean = () => false,
+  ): { block: Block; ordinals: readonly number[] } {
     const ordinals: number[] = []
     for (const ordinal of this.value.unallocated) {
       if (ordinals.length >= count) break
-      if (!reserved?.has(ordinal)) ordinals.push(ordinal)
+      if (!kept(ordinal)) ordinals.push(ordinal)
     }
     return { block: ordinals.length === 0 ? this : this.#granted(ordinals, grant), ordinals }
   }

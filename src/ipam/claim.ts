@@ -109,7 +109,7 @@ function findUnclaimed({ draft, at, promised }: Round, pool: Pool): Prefix | und
   const there = new Set<string>(promised.keys())
   const odd: Prefix[] = []
   let inTheWay = promised.size
-  for (const cidr of draft.records.blockCidrs(pool.prefix.family)) {
+  for (const { cidr } of draft.records.blocks(pool.prefix.family)) {
     if (!pool.prefix.overlaps(cidr)) continue
     there.add(cidr.key)
     // Blocks of another size are left from a migration; what overlaps one of them cannot be claimed.
@@ -196,7 +196,7 @@ function usable(cidr: Prefix, reserved: Reserved): number {
 
 /** Nanoseconds since 1970, and above whatever this block may have counted up to in an earlier life. */
 function freshSequence(draft: Draft, at: Situation): bigint {
-  const now = BigInt(at.wallMs) * 1_000_000n
+  const now = BigInt(Math.floor(at.wallMs * 1000)) * 1000n
   const { sequenceFloor } = draft.records
   return now > sequenceFloor ? now : sequenceFloor
 }

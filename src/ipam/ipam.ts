@@ -110,11 +110,6 @@ export class Ipam {
     this.records.inSync()
   }
 
-  /** The feed has ended: read through again until the next `inSync`. */
-  feedLost(): void {
-    this.records.feedLost()
-  }
-
   // ------------------------------------------------------------------------------------------------------ addresses
 
   /** All that was asked for, in one commit with its companions, or an error and nothing. */

@@ -239,7 +239,10 @@ export class Queue {
       }
     }
     if (keys.size + prefixes.size > 0) return new Need([...keys], [...prefixes])
-    if (planned.length === 0 && draft.isEmpty) return undefined
+    if (planned.length === 0 && draft.isEmpty) {
+      this.#countTries(waiting)
+      return undefined
+    }
     return { planned, waiting, ...draft.plan() }
   }
 

@@ -45,6 +45,7 @@ import type {
   IPPool,
   IPReservation,
   Node,
+  ObjectRef,
   Update,
 } from '../model/index.ts'
 import { Block, blockLengths } from './block.ts'
@@ -67,13 +68,12 @@ export interface HeldBlock extends Held<Block> {
   readonly cidr: Prefix
 }
 
-/** Thrown by a read of what is not known yet. Never leaves the room. */
-export class Need extends Error {
+/** Thrown by a read of what is not known yet; no Error, since it is none and is thrown often. Never leaves the room. */
+export class Need {
   readonly keys: readonly string[]
   readonly prefixes: readonly string[]
 
   constructor(keys: readonly string[], prefixes: readonly string[] = []) {
-    super(`needs ${[...keys, ...prefixes].join(' ')}`)
     this.keys = keys
     this.prefixes = prefixes
   }
@@ -86,9 +86,7 @@ export const commitLimit = 128
 const handlesKept = 8192
 
 interface Slot {
-  readonly value: unknown
-  readonly modRevision: Revision
-  readonly damage: string | undefined
+  readonly held: Held<unknown>
   /** The record is known to be so at least up to here. */
   readonly seen: Revision
 }
@@ -97,8 +95,10 @@ export class Records {
   readonly #slots = new Map<string, Slot>()
   /** Prefixes below which everything is known; absent there means absent in the store. */
   readonly #complete = new Set<string>()
-  readonly #blocks: Readonly<Record<Family, Map<string, Prefix>>> = { 4: new Map(), 6: new Map() }
-  readonly #affinities = new Map<string, Map<string, Prefix>>()
+  /** What is there, ready to be handed out: these are read for each request. */
+  readonly #blocks: Readonly<Record<Family, Map<string, HeldBlock>>> = { 4: new Map(), 6: new Map() }
+  readonly #affinities = new Map<string, Map<string, OwnedBlock>>()
+  readonly #sortedAffinities = new Map<string, readonly OwnedBlock[]>()
   readonly #named = { IPPool: new Set<string>(), IPReservation: new Set<string>() }
   readonly #handles = new Set<string>()
   #fed = false
@@ -153,17 +153,12 @@ export class Records {
     this.#fed = true
   }
 
-  /** The feed has stopped: nothing is taken for known any more. */
-  feedLost(): void {
-    this.#fed = false
-    this.forget()
-  }
-
   forget(): void {
     this.#slots.clear()
     this.#complete.clear()
     this.#handles.clear()
     this.#affinities.clear()
+    this.#sortedAffinities.clear()
     for (const family of [4, 6] as const) this.#blocks[family].clear()
     for (const names of Object.values(this.#named)) names.clear()
     this.#poolsVersion++
@@ -181,7 +176,7 @@ export class Records {
         const { entries, revision } = await store.list(prefix)
         const present = new Set(entries.map(({ key }) => key))
         for (const [key, slot] of this.#slots)
-          if (slot.modRevision > 0 && key.startsWith(prefix) && !present.has(key))
+          if (slot.held.modRevision > 0 && key.startsWith(prefix) && !present.has(key))
             this.#learnEntry(key, undefined, revision)
         for (const entry of entries) this.#learnEntry(entry.key, entry, revision)
         this.#complete.add(prefix)
@@ -196,49 +191,64 @@ export class Records {
   }
 
   #learnEntry(key: string, entry: Entry | undefined, asOf: Revision): void {
-    if (!entry) return this.#learn(key, { value: undefined, modRevision: 0, damage: undefined, seen: asOf })
+    if (!entry) return this.#learn({ key, value: undefined, modRevision: 0 }, asOf)
     const { modRevision } = entry
     const decoded = decode(key, entry)
     if (!decoded) return
-    const slot = decoded.ok
-      ? { value: decoded.value, modRevision, damage: undefined }
-      : { value: undefined, modRevision, damage: decoded.reason }
-    this.#learn(key, { ...slot, seen: Math.max(asOf, modRevision) })
+    const held = decoded.ok
+      ? { key, value: decoded.value, modRevision }
+      : { key, value: undefined, modRevision, damage: decoded.reason }
+    this.#learn(held, Math.max(asOf, modRevision))
   }
 
   #learnValue(key: string, value: unknown, revision: Revision): void {
-    this.#learn(key, { value, modRevision: value === undefined ? 0 : revision, damage: undefined, seen: revision })
+    this.#learn({ key, value, modRevision: value === undefined ? 0 : revision }, revision)
   }
 
-  #learn(key: string, slot: Slot): void {
+  #learn(held: Held<unknown>, seen: Revision): void {
+    const { key, modRevision } = held
     const known = this.#slots.get(key)
-    if (known && (known.seen > slot.seen || (known.modRevision > 0 && known.modRevision === slot.modRevision))) return
-    this.#latest = Math.max(this.#latest, slot.seen)
-    if (known && known.modRevision > 0 && slot.modRevision === 0) this.#noteVanished(key, known)
-    this.#slots.set(key, slot)
-    this.#index(key, slot.modRevision > 0)
+    if (known && (known.seen > seen || (modRevision > 0 && known.held.modRevision === modRevision))) return
+    this.#latest = Math.max(this.#latest, seen)
+    const ref = parseKey(key)
+    const kept = ref?.type === 'block' ? readBlock(ref.cidr, held as Held<AllocationBlock>) : held
+    if (known && known.held.modRevision > 0 && modRevision === 0) this.#noteVanished(known.held)
+    this.#slots.set(key, { held: kept, seen })
+    if (ref) this.#index(ref, kept)
   }
 
-  #noteVanished(key: string, slot: Slot): void {
-    if (!key.startsWith(blocksPrefix)) return
-    const { sequenceNumber = 0 } = (slot.value ?? {}) as Partial<AllocationBlock>
+  #noteVanished({ key, value }: Held<unknown>): void {
+    if (!key.startsWith(blocksPrefix) || !(value instanceof Block)) return
     // The commit that deleted it may have come after writes that were never seen here.
-    const floor = BigInt(sequenceNumber) + 1_000n
+    const floor = value.sequence + 1_000n
     if (floor > this.#sequenceFloor) this.#sequenceFloor = floor
   }
 
-  #index(key: string, present: boolean): void {
-    const ref = parseKey(key)
-    if (ref?.type === 'block') keep(this.#blocks[ref.cidr.family], ref.cidr, present)
-    else if (ref?.type === 'affinity') {
-      let owned = this.#affinities.get(ref.owner)
-      if (!owned) this.#affinities.set(ref.owner, (owned = new Map()))
-      keep(owned, ref.cidr, present)
-    } else if (ref?.type === 'handle') this.#keepHandle(key)
-    else if (ref?.type === 'resource' && (ref.kind === 'IPPool' || ref.kind === 'IPReservation')) {
-      this.#poolsVersion++
-      if (present) this.#named[ref.kind].add(ref.name)
-      else this.#named[ref.kind].delete(ref.name)
+  #index(ref: ObjectRef, held: Held<unknown>): void {
+    const present = held.modRevision > 0
+    switch (ref.type) {
+      case 'block':
+        if (present) this.#blocks[ref.cidr.family].set(ref.cidr.key, held as HeldBlock)
+        else this.#blocks[ref.cidr.family].delete(ref.cidr.key)
+        return
+      case 'affinity': {
+        let owned = this.#affinities.get(ref.owner)
+        if (!owned) this.#affinities.set(ref.owner, (owned = new Map()))
+        if (present) owned.set(ref.cidr.key, { ...(held as Held<BlockAffinity>), cidr: ref.cidr })
+        else owned.delete(ref.cidr.key)
+        this.#sortedAffinities.delete(affinityPrefix(ref.owner, ref.cidr.family))
+        return
+      }
+      case 'handle':
+        return this.#keepHandle(held.key)
+      case 'resource':
+        if (ref.kind !== 'IPPool' && ref.kind !== 'IPReservation') return
+        this.#poolsVersion++
+        if (present) this.#named[ref.kind].add(ref.name)
+        else this.#named[ref.kind].delete(ref.name)
+        return
+      default:
+        return
     }
   }
 
@@ -256,10 +266,7 @@ export class Records {
   /** Throws `Need` when it is not known whether there is such a record. */
   #held<T>(key: string, prefix: string | undefined): Held<T> {
     const slot = this.#slots.get(key)
-    if (slot) {
-      const held = { key, value: slot.value as T | undefined, modRevision: slot.modRevision }
-      return slot.damage === undefined ? held : { ...held, damage: slot.damage }
-    }
+    if (slot) return slot.held as Held<T>
     const known = prefix !== undefined && (this.#fed || this.#complete.has(prefix))
     if (!known) throw new Need([key])
     return { key, value: undefined, modRevision: 0 }
@@ -307,11 +314,16 @@ export class Records {
   }
 
   /** The blocks this owner claims or once claimed, in address order. */
-  affinities(owner: string, family: Family): OwnedBlock[] {
+  affinities(owner: string, family: Family): readonly OwnedBlock[] {
     const prefix = affinityPrefix(owner, family)
     this.#complains([prefix])
-    const owned = [...(this.#affinities.get(owner)?.values() ?? [])].filter(cidr => cidr.family === family)
-    return owned.sort((a, b) => a.compare(b)).map(cidr => ({ cidr, ...this.affinity(owner, cidr) }))
+    let sorted = this.#sortedAffinities.get(prefix)
+    if (!sorted) {
+      const owned = [...(this.#affinities.get(owner)?.values() ?? [])]
+      sorted = owned.filter(({ cidr }) => cidr.family === family).sort((a, b) => a.cidr.compare(b.cidr))
+      this.#sortedAffinities.set(prefix, sorted)
+    }
+    return sorted
   }
 
   /** Everybody that has an affinity record here, as far as is known; complete only with a feed. */
@@ -320,8 +332,9 @@ export class Records {
   }
 
   block(cidr: Prefix): HeldBlock {
-    const held = this.#held<{ cidr: string }>(blockKey(cidr), blockPrefix(cidr.family))
-    return { cidr, ...readBlock(held as Held<never>) }
+    const present = this.#blocks[cidr.family].get(cidr.key)
+    if (present) return present
+    return { cidr, ...this.#held<Block>(blockKey(cidr), blockPrefix(cidr.family)) }
   }
 
   /** Asks for all of these at once where reading them one by one would cost a round trip each. */
@@ -342,15 +355,9 @@ export class Records {
   }
 
   /** Every block of a family. Without a feed this is one list of all of them. */
-  blocks(family: Family): HeldBlock[] {
+  blocks(family: Family): readonly HeldBlock[] {
     this.#complains([blockPrefix(family)])
-    return [...this.#blocks[family].values()].map(cidr => this.block(cidr))
-  }
-
-  /** CIDRs of every block of a family, without reading the blocks. */
-  blockCidrs(family: Family): IterableIterator<Prefix> {
-    this.#complains([blockPrefix(family)])
-    return this.#blocks[family].values()
+    return [...this.#blocks[family].values()]
   }
 }
 
@@ -420,10 +427,14 @@ export class Draft {
   }
 
   /** This owner's affinities, those of this draft included. */
-  affinities(owner: string, family: Family): OwnedBlock[] {
-    const known = new Map(this.records.affinities(owner, family).map(owned => [owned.key, owned]))
-    for (const key of this.#allChanged()) {
-      const ref = key.startsWith(affinityPrefix(owner, family)) ? parseKey(key) : undefined
+  affinities(owner: string, family: Family): readonly OwnedBlock[] {
+    const committed = this.records.affinities(owner, family)
+    const prefix = affinityPrefix(owner, family)
+    const changed = [...this.#allChanged()].filter(key => key.startsWith(prefix))
+    if (changed.length === 0) return committed
+    const known = new Map(committed.map(owned => [owned.key, owned]))
+    for (const key of changed) {
+      const ref = parseKey(key)
       if (ref?.type !== 'affinity') continue
       const held = this.affinity(owner, ref.cidr)
       if (held.value) known.set(key, { cidr: ref.cidr, ...held })
@@ -532,11 +543,6 @@ interface Change {
   readonly write?: Write
 }
 
-function keep(index: Map<string, Prefix>, cidr: Prefix, present: boolean): void {
-  if (present) index.set(cidr.key, cidr)
-  else index.delete(cidr.key)
-}
-
 /** Undefined for keys that are none of this room's. */
 function decode(key: string, entry: Entry): Decoded<unknown> | undefined {
   const ref = parseKey(key)
@@ -556,14 +562,9 @@ function decode(key: string, entry: Entry): Decoded<unknown> | undefined {
   }
 }
 
-const blocksRead = new WeakMap<object, Block | 'damaged'>()
-
-/** Each stored record becomes a `Block` once, however often it is read. */
-function readBlock(held: Held<never>): Held<Block> {
-  const { value: record, ...rest } = held as Held<Block['value']>
-  if (record === undefined) return { ...rest, value: undefined }
-  let block = blocksRead.get(record)
-  if (!block) blocksRead.set(record, (block = Block.read(record) ?? 'damaged'))
-  if (block !== 'damaged') return { ...rest, value: block }
-  return { ...rest, value: undefined, damage: 'free and allocated ordinals do not add up' }
+function readBlock(cidr: Prefix, held: Held<AllocationBlock>): HeldBlock {
+  const { key, modRevision, value: record } = held
+  const value = record && Block.read(record)
+  const damage = record && !value ? 'free and allocated ordinals do not add up' : held.damage
+  return { cidr, key, value, modRevision, ...(damage !== undefined && { damage }) }
 }

@@ -1,0 +1,434 @@
+/**
+ * A cluster's address management on a seed: nodes with agents, stray commands, a store that misbehaves, crashes.
+ *
+ *   container runtimes --ADD, DEL--> agents (Ipam with a feed) ----.
+ *   operators ---------------------> commands (Ipam without) ------+--> SimStore with faults --> IpamChecker, each commit
+ *   Calico's own tools ------------> CalicoWriter -----------------'
+ *
+ * A container runtime survives its agent: it remembers what it asked for and repeats DEL until it is done. After a time of
+ * trouble the faults stop; then every call must come to an end, the audits run, and what is allocated must be exactly what
+ * the endpoints use.
+ */
+
+import { hasCode } from '../../src/lib/errors.ts'
+import { Ip, Prefix } from '../../src/lib/ip.ts'
+import type { Condition, Log, Stop, Write } from '../../src/lib/ports.ts'
+import { Ipam } from '../../src/ipam/index.ts'
+import { Syncer } from '../../src/model/index.ts'
+import { SimClock, SimRandom } from './clock.ts'
+import { SimStore } from './datastore.ts'
+import type { SimClient } from './datastore-client.ts'
+import { CalicoWriter } from './ipam-calico.ts'
+import { IpamChecker } from './ipam-checker.ts'
+import type { Outcome } from './run.ts'
+
+/** What a test may break or choose about a world. */
+export interface WorldOptions {
+  /** Replaces the commit of every client: how the checker is shown to notice. */
+  readonly tamper?: (writes: readonly Write[], random: SimRandom) => readonly Write[]
+  readonly nodes?: number
+  readonly troubleMs?: number
+}
+
+const resources = '/calico/resources/v3/projectcalico.org'
+/** The pool in which Calico's plugin works beside us. */
+const calicoPool = Prefix.of('10.9.0.0/26')
+const calicoBlockLength = 29
+const quiet: Log = { error() {}, warn() {}, info() {}, debug() {}, with: () => quiet }
+
+/** A store that shows every commit to the checker before anybody else learns of it. */
+class WatchedStore extends SimStore {
+  checker: IpamChecker | undefined
+  tamper: ((writes: readonly Write[]) => readonly Write[]) | undefined
+
+  override commit(when: readonly Condition[], writes: readonly Write[]) {
+    const shown = this.tamper?.(writes) ?? writes
+    const outcome = super.commit(when, shown)
+    if (outcome.ok) this.checker?.committed(shown, shown[0]?.key ?? 'a check')
+    return outcome
+  }
+}
+
+export async function simulate(seed: number, options: WorldOptions = {}): Promise<Outcome> {
+  const world = new World(seed, options)
+  try {
+    await world.run()
+  } catch (error) {
+    world.failures.push(
+      `it did not end: ${error instanceof Error ? error.message : String(error)}`,
+      ...world.unfinished(),
+    )
+  }
+  return { failures: world.failures, counts: world.counts }
+}
+
+class World {
+  readonly clock = new SimClock()
+  readonly random: SimRandom
+  readonly store: WatchedStore
+  readonly checker: IpamChecker
+  readonly counts: Record<string, number> = {}
+  /** Pods go on being made while this holds. */
+  trouble = true
+  readonly dualStack: boolean
+  readonly busy = new Set<string>()
+  readonly #agents: Host[] = []
+  readonly #strays: Promise<void>[] = []
+  readonly #troubleMs: number
+
+  constructor(seed: number, options: WorldOptions) {
+    this.random = new SimRandom(seed)
+    const { random } = this
+    this.store = new WatchedStore({}, { clock: this.clock, random: random.fork('store') })
+    this.checker = new IpamChecker(this.store)
+    this.store.checker = this.checker
+    if (options.tamper) {
+      const mischief = random.fork('tamper')
+      this.store.tamper = writes => options.tamper!(writes, mischief)
+    }
+    this.dualStack = random.chance(0.5)
+    this.#troubleMs = options.troubleMs ?? 8_000
+    const nodes = options.nodes ?? (random.chance(0.05) ? 50 : 2 + random.below(7))
+    this.#furnish(nodes)
+    for (let i = 0; i < nodes; i++) this.#agents.push(new Host(this, `node-${i}`))
+  }
+
+  get failures(): string[] {
+    return this.checker.failures
+  }
+
+  count(what: string, n = 1): void {
+    this.counts[what] = (this.counts[what] ?? 0) + n
+  }
+
+  /** Who is still at it. */
+  unfinished(): string[] {
+    return [...this.#agents.flatMap(host => host.unfinished()), ...this.busy]
+  }
+
+  async sleep(ms: number): Promise<void> {
+    await new Promise<void>(done => void this.clock.after(ms, done))
+  }
+
+  async run(): Promise<void> {
+    const { random, store } = this
+    Object.assign(store.faults, {
+      delayMs: [0.2, random.between(1, 20)],
+      watchDelayMs: [0, random.pick([5, 100, 1000])],
+      unavailable: random.pick([0, 0.01, 0.05]),
+      lostAnswer: random.pick([0, 0.02, 0.1]),
+      lostRequest: random.pick([0, 0.01, 0.05]),
+      lateCommit: random.pick([0, 0.02, 0.1]),
+      lateMs: [1, 2000],
+      lostWatch: random.pick([0, 0.01]),
+    })
+    for (const host of this.#agents) host.start()
+    for (let i = 0; i < 3; i++) this.#strays.push(this.#command(i))
+    for (let i = 0; i < random.below(3); i++) this.#strays.push(this.#calico(i))
+    this.#strays.push(this.#chaos())
+    await this.clock.run(() => this.failures.length > 0 || this.clock.now() >= this.#troubleMs)
+    if (this.failures.length > 0) return
+    this.trouble = false
+    Object.assign(store.faults, { unavailable: 0, lostAnswer: 0, lostRequest: 0, lateCommit: 0, lostWatch: 0 })
+    let calm = false
+    void Promise.all([...this.#strays, ...this.#agents.map(host => host.windDown())]).then(() => (calm = true))
+    await this.clock.run(() => calm || this.failures.length > 0, 600_000)
+    if (this.failures.length > 0) return
+    await this.#audit()
+    this.#compare()
+  }
+
+  /** Pools, settings, nodes: small enough that everything runs short. */
+  #furnish(nodes: number): void {
+    const { random, store } = this
+    const put = (plural: string, kind: string, name: string, spec: unknown, labels: Record<string, string> = {}) =>
+      store.put(
+        `${resources}/${plural}/${name}`,
+        JSON.stringify({ kind, apiVersion: 'projectcalico.org/v3', metadata: { name, labels }, spec }),
+      )
+    const blockSize = random.pick([28, 29, 30, 32])
+    const poolLength = Math.max(20, blockSize - 2 - random.below(4))
+    put('ippools', 'IPPool', 'a', { cidr: `10.1.0.0/${poolLength}`, blockSize, nodeSelector: 'all()' })
+    if (random.chance(0.5))
+      put('ippools', 'IPPool', 'b', { cidr: '10.2.0.0/26', blockSize: 28, nodeSelector: 'rack == "one"' })
+    if (this.dualStack) put('ippools', 'IPPool', 'c', { cidr: 'fd00::/120', blockSize: random.pick([124, 126, 122]) })
+    put('ippools', 'IPPool', 'd', { cidr: calicoPool.key, blockSize: calicoBlockLength, nodeSelector: 'all()' })
+    if (random.chance(0.3))
+      put('ipreservations', 'IPReservation', 'r', { reservedCIDRs: ['10.1.0.0/30', 'fd00::8/125'] })
+    const strict = random.chance(0.3)
+    if (strict || random.chance(0.4)) {
+      const limit = strict && random.chance(0.5) ? { maxBlocksPerHost: 2 } : {}
+      const cooldown = random.chance(0.3) ? { ipCooldownSeconds: 3 } : {}
+      const settings = { ...(strict && { strict_affinity: true }), auto_allocate_blocks: true, ...limit, ...cooldown }
+      store.put('/calico/ipam/v2/config', JSON.stringify(settings))
+    }
+    for (let i = 0; i < nodes; i++)
+      put('nodes', 'Node', `node-${i}`, {}, random.chance(0.5) ? { rack: 'one' } : { rack: 'two' })
+  }
+
+  /** Crashes, cuts, compactions, pools that are switched off and on. */
+  async #chaos(): Promise<void> {
+    const random = this.random.fork('chaos')
+    while (this.trouble) {
+      await this.sleep(random.between(100, 3000))
+      if (!this.trouble) return
+      const host = random.pick(this.#agents)
+      const roll = random.below(5)
+      if (roll <= 1) host.crash()
+      else if (roll === 2) {
+        host.client.cut()
+        await this.sleep(random.between(10, 1500))
+        host.client.restore()
+      } else if (roll === 3) this.store.compact()
+      else await this.#switchPool(random)
+    }
+  }
+
+  async #switchPool(random: SimRandom): Promise<void> {
+    const key = `${resources}/ippools/a`
+    const set = (disabled: boolean) => {
+      const pool = JSON.parse(this.store.get(key)!.value) as { spec: object }
+      this.store.put(key, JSON.stringify({ ...pool, spec: { ...pool.spec, disabled } }))
+    }
+    set(true)
+    await this.sleep(random.between(10, 500))
+    set(false)
+  }
+
+  /** A person at a terminal: each command a process of its own, with what it knew a while ago. */
+  async #command(i: number): Promise<void> {
+    const random = this.random.fork(`command ${i}`)
+    let turn = 0
+    const mine: { ip: Ip; handle: string; sequence: bigint }[] = []
+    while (this.trouble || mine.length > 0) {
+      await this.sleep(random.between(20, 800))
+      const store = this.store.client(`command-${i}-${turn++}`)
+      const node = `node-${random.below(this.#agents.length)}`
+      this.busy.add(`command ${i}`)
+      const ipam = new Ipam({ node }, { store, clock: this.clock, random, log: quiet })
+      try {
+        await this.#oneCommand(ipam, random, mine, `command-${i}-${turn}`)
+      } catch (error) {
+        this.count(`command refused (${codeOf(error)})`)
+      }
+      await store.close()
+      this.busy.delete(`command ${i}`)
+    }
+  }
+
+  async #oneCommand(
+    ipam: Ipam,
+    random: SimRandom,
+    mine: { ip: Ip; handle: string; sequence: bigint }[],
+    handle: string,
+  ): Promise<void> {
+    const roll = this.trouble ? random.below(8) : 7
+    if (roll === 0) await ipam.usage()
+    else if (roll <= 2) {
+      const ip = Ip.of(`10.1.0.${random.below(64)}`)
+      const given = await ipam.assignGiven({ ip, handle, attributes: { node: ipam.node, note: 'by name' } })
+      mine.push({ ip, handle, sequence: given.sequence })
+      this.count('given by name')
+    } else if (roll === 3) {
+      await ipam.claimAffinity(new Prefix(Ip.of(`10.1.0.${random.below(64)}`), 32))
+    } else if (roll === 4) {
+      await ipam.releaseHost(ipam.node, { mustBeEmpty: random.chance(0.8) })
+      this.count('hosts released')
+    } else if (roll === 5 && mine.length > 0) {
+      // Wrong knowledge: nothing may come of it.
+      const { ip } = random.pick(mine)
+      const { released } = await ipam.release([{ ip, handle: 'somebody-else' }])
+      if (released.length > 0) this.failures.push(`${ip.key} was released for a handle it does not carry`)
+    } else {
+      const item = mine[0]
+      if (!item) return
+      const { refused } = await ipam.release([item])
+      if (refused.length > 0) this.failures.push(`${item.ip.key} was not released for its own holder`)
+      mine.shift()
+      this.count('released by address')
+    }
+  }
+
+  /** Calico's own plugin on a node where it is still at work. */
+  async #calico(i: number): Promise<void> {
+    const random = this.random.fork(`calico ${i}`)
+    const writer = new CalicoWriter(this.store, `node-${random.below(this.#agents.length)}`, random)
+    for (let turn = 0; this.trouble; turn++) {
+      await this.sleep(random.between(20, 500))
+      const handle = `calico-${i}-${turn}`
+      // It does not look whether a pool is disabled between its reads and its writes, so it works in one that stays.
+      if (await writer.assign(calicoPool, calicoBlockLength, handle)) this.count('assigned by Calico')
+      await this.sleep(random.between(10, 1000))
+      this.busy.add(`Calico releases ${handle}`)
+      while (!(await writer.release(handle))) await this.sleep(random.between(10, 100))
+      this.busy.delete(`Calico releases ${handle}`)
+    }
+  }
+
+  async #audit(): Promise<void> {
+    await this.clock.advance(5_000)
+  }
+
+  /** What is allocated is exactly what the endpoints hold. */
+  #compare(): void {
+    const allocated = this.checker.allocations()
+    const wanted = new Map<string, string>()
+    for (const host of this.#agents)
+      for (const [handle, ips] of host.endpoints()) for (const ip of ips) wanted.set(ip, handle)
+    for (const [ip, handle] of wanted)
+      if (allocated.get(ip) !== handle)
+        this.failures.push(`${ip} of ${handle} belongs to ${allocated.get(ip) ?? 'nobody'}`)
+    for (const [ip, handle] of allocated) if (!wanted.has(ip)) this.failures.push(`${ip} of ${handle} is leaked`)
+    this.count('addresses at the end', wanted.size)
+    this.count('blocks at the end', this.checker.blockCount())
+  }
+}
+
+/** A machine: its container runtime, which lasts, and its agent, which may die at any await. */
+class Host {
+  readonly node: string
+  readonly #world: World
+  readonly #random: SimRandom
+  /** What the runtime knows: sandbox -> what it asked for last. */
+  readonly #sandboxes = new Map<string, 'adding' | 'up' | 'deleting'>()
+  #made = 0
+  #life = 0
+  #ipam!: Ipam
+  #stopFeed: Stop = () => {}
+  client!: SimClient
+
+  constructor(world: World, node: string) {
+    this.#world = world
+    this.node = node
+    this.#random = world.random.fork(node)
+  }
+
+  start(): void {
+    const { clock, store } = this.#world
+    this.#life++
+    this.client = store.client(`${this.node}/${this.#life}`)
+    const deps = { store: this.client, clock, random: this.#random, log: quiet }
+    const ipam = new Ipam({ node: this.node }, deps)
+    this.#ipam = ipam
+    this.#stopFeed = new Syncer({}, deps).start({
+      updates: batch => batch.forEach(update => ipam.apply(update)),
+      inSync: () => ipam.inSync(),
+    })
+    // What was under way when the last agent died is undone, as a runtime does that got no answer.
+    for (const [sandbox, state] of this.#sandboxes) {
+      if (state === 'up') void this.#live(sandbox, this.#life)
+      else void this.#remove(sandbox, this.#life)
+    }
+    for (let i = 0; i < 3; i++) void this.#makePods(this.#life)
+  }
+
+  crash(): void {
+    this.#world.count('crashes')
+    this.client.crash()
+    this.#stopFeed()
+    this.start()
+  }
+
+  /** The runtime finishes what it began; pods that are up stay. */
+  async windDown(): Promise<void> {
+    while ([...this.#sandboxes.values()].some(state => state !== 'up')) await this.#world.sleep(50)
+  }
+
+  unfinished(): string[] {
+    return [...this.#sandboxes].flatMap(([sandbox, state]) => (state === 'up' ? [] : [`${sandbox} is ${state}`]))
+  }
+
+  endpoints(): Map<string, readonly string[]> {
+    const found = new Map<string, readonly string[]>()
+    for (const [sandbox] of this.#sandboxes) {
+      const entry = this.#world.store.get(endpointKey(sandbox))
+      if (!entry) this.#world.failures.push(`pod ${sandbox} is up and has no endpoint`)
+      else {
+        const { spec } = JSON.parse(entry.value) as { spec: { ipNetworks: string[] } }
+        found.set(
+          sandbox,
+          spec.ipNetworks.map(net => net.replace(/\/.*/, '')),
+        )
+      }
+    }
+    return found
+  }
+
+  async #makePods(life: number): Promise<void> {
+    const { random, world } = { random: this.#random, world: this.#world }
+    while (world.trouble && life === this.#life) {
+      await world.sleep(random.between(20, 1200))
+      if (!world.trouble || life !== this.#life) return
+      const burst = random.chance(0.2) ? 8 : 1
+      await Promise.all(Array.from({ length: burst }, () => this.#add(life)))
+    }
+  }
+
+  async #add(life: number): Promise<void> {
+    const sandbox = `${this.node}.${++this.#made}`
+    this.#sandboxes.set(sandbox, 'adding')
+    try {
+      await this.#ipam.assign({
+        handle: sandbox,
+        attributes: { node: this.node },
+        num4: 1,
+        num6: this.#world.dualStack && this.#random.chance(0.7) ? 1 : 0,
+        use: 'Workload',
+        companions: ({ ips4, ips6 }) => ({
+          when: [{ key: endpointKey(sandbox), modRevision: 0 }],
+          writes: [{ key: endpointKey(sandbox), value: endpointText(sandbox, [...ips4, ...ips6]) }],
+        }),
+      })
+    } catch (error) {
+      if (life !== this.#life) return
+      this.#world.count(`assign refused (${codeOf(error)})`)
+      return this.#remove(sandbox, life)
+    }
+    if (life !== this.#life) return
+    this.#world.count('assigned')
+    this.#sandboxes.set(sandbox, 'up')
+    void this.#live(sandbox, life)
+  }
+
+  async #live(sandbox: string, life: number): Promise<void> {
+    await this.#world.sleep(this.#random.between(10, 8000))
+    if (life !== this.#life || !this.#world.trouble) return
+    await this.#remove(sandbox, life)
+  }
+
+  async #remove(sandbox: string, life: number): Promise<void> {
+    this.#sandboxes.set(sandbox, 'deleting')
+    while (life === this.#life) {
+      try {
+        await this.#ipam.releaseByHandle(sandbox, { writes: [{ key: endpointKey(sandbox), value: undefined }] })
+        if (life !== this.#life) return
+        this.#sandboxes.delete(sandbox)
+        this.#world.count('removed')
+        return
+      } catch (error) {
+        this.#world.count(`remove failed (${codeOf(error)})`)
+        await this.#world.sleep(this.#random.between(20, 200))
+      }
+    }
+  }
+}
+
+function endpointKey(sandbox: string): string {
+  return `${resources}/workloadendpoints/default/${sandbox.replace('.', '-cni-')}-eth0`
+}
+
+function endpointText(sandbox: string, ips: readonly Ip[]): string {
+  const ipNetworks = ips.map(ip => `${ip.key}/${ip.family === 4 ? 32 : 128}`)
+  return JSON.stringify({
+    kind: 'WorkloadEndpoint',
+    apiVersion: 'projectcalico.org/v3',
+    metadata: { name: sandbox, namespace: 'default' },
+    spec: { containerID: sandbox, ipNetworks },
+  })
+}
+
+function codeOf(error: unknown): string {
+  if (hasCode(error, 'no-address')) return 'full'
+  if (error instanceof Error && 'detail' in error) return (error.detail as { code: string }).code
+  throw error
+}
