@@ -356,6 +356,20 @@ function podCases(world: () => KernelWorld, link: FindLink): void {
     await world().kernel.detachPod({ outside: 'calikc2' })
   })
 
+  test('pods: a namespace that has another link of that name inside is refused and left alone', async () => {
+    const netns = await world().namespace('kc-pod5')
+    const first = await world().kernel.attachPod(pod(netns, 'calikc5'))
+    await rejects(world().kernel.attachPod(pod(netns, 'calikc6')), coded('refused', /`eth0` exists already in/))
+    equal(
+      (await world().kernel.links()).some(one => one.name === 'calikc6'),
+      false,
+    )
+    equal((await link('calikc5')).index, first.outside.index)
+    await world().kernel.detachPod({ outside: 'calikc5' })
+    await world().kernel.attachPod(pod(netns, 'calikc6'))
+    await world().kernel.detachPod({ outside: 'calikc6' })
+  })
+
   test('pods: the inner MAC is kept as asked, also when asked later', async () => {
     const netns = await world().namespace('kc-pod4')
     const mac = '02:00:0a:c8:00:07'

@@ -142,11 +142,12 @@ export class SimKernel implements Kernel {
     return link
   }
 
-  /** A device goes, and its routes with it. */
+  /** A device goes, its routes with it, and of a pod's link the inner end too. */
   removeLink(name: string): void {
     const link = this.#links.get(name)
     if (!link) return
     this.#links.delete(name)
+    for (const [netns, pod] of this.pods) if (pod.outside === name) this.pods.delete(netns)
     this.#flushRoutes(link.index)
     for (const path of deviceSysctls.keys()) this.#sysctls.delete(path.replace('*', name))
     this.#emit({ kind: 'link', name, index: link.index, gone: true })
@@ -243,6 +244,11 @@ export class SimKernel implements Kernel {
     await this.#enter({ op: 'attachPod', link })
     const present = this.#links.get(link.outside)
     const pod = this.pods.get(link.netns)
+    if (pod && pod.outside !== link.outside && pod.inside === link.inside)
+      throw new CodedError<KernelFailure>(
+        { code: 'refused' },
+        `cannot attach \`${link.outside}\`: \`${link.inside}\` exists already in \`${link.netns}\``,
+      )
     if (!present || pod?.outside !== link.outside) {
       if (present) this.removeLink(link.outside)
       this.addLink(link.outside, {
@@ -276,7 +282,6 @@ export class SimKernel implements Kernel {
   }): Promise<void> {
     await this.#enter({ op: 'detachPod', outside: link.outside })
     this.removeLink(link.outside)
-    for (const [netns, pod] of this.pods) if (pod.outside === link.outside) this.pods.delete(netns)
   }
 
   async routes(family: Family): Promise<KernelRoute[]> {
