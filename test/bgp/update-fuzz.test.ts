@@ -36,7 +36,7 @@ const path = (size: 2 | 4, wild: boolean) =>
       ]),
     )
 
-const word = fc.constantFrom([10, 0, 0, 1], [0, 0, 0, 1], [255, 255, 255, 1], [127, 0, 0, 1], [192, 0, 2, 9])
+const word = fc.constantFrom<number[]>([10, 0, 0, 1], [0, 0, 0, 1], [255, 255, 255, 1], [127, 0, 0, 1], [192, 0, 2, 9])
 const words = (n: number, max: number) =>
   fc.array(fc.array(word, { minLength: n / 4, maxLength: n / 4 }), { maxLength: max }).map(list => list.flat(2))
 const global = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]
@@ -83,8 +83,8 @@ function valueOf(code: number, on: UpdateContext, wild: boolean): fc.Arbitrary<n
     case 9:
     case 35:
       return wild
-        ? fc.oneof({ weight: 9, arbitrary: word }, { weight: 1, arbitrary: fc.constant([1, 2, 3]) })
-        : fc.constantFrom([10, 0, 0, 1], [192, 0, 2, 9])
+        ? fc.oneof({ weight: 9, arbitrary: word }, { weight: 1, arbitrary: fc.constant<number[]>([1, 2, 3]) })
+        : fc.constantFrom<number[]>([10, 0, 0, 1], [192, 0, 2, 9])
     case 6:
       return fc.constantFrom([], [], [1])
     case 7:

@@ -355,6 +355,10 @@ export class NextHops {
     this.unreachable = new Uint8Array(16)
   }
 
+  get count(): number {
+    return this.#index.count
+  }
+
   /** The next hop of a canonical set at `start`, with a reference. */
   hold(bytes: Uint8Array, start: number): number {
     const length = bytes[start]!

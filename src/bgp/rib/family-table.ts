@@ -46,8 +46,10 @@ export class FamilyTable implements Candidates, Outgoing {
   // The walk.
   readonly #busy: number[] = []
   #at = 0
+  #lap = 0
   readonly #hops = new Set<number>()
-  #hopsLeft = 0
+  #hopsFrom = 0
+  #hopsLap = 0
 
   constructor(family: Family, seed: number, sets: AttributeSets, sources: Sources, on: TableEvents) {
     this.family = family
@@ -287,14 +289,16 @@ export class FamilyTable implements Candidates, Outgoing {
     const { sources } = this
     if (sources.chores[at] === 0) this.#busy.push(source)
     sources.chores[at]! |= bits
-    sources.left[at] = this.paths.high
+    sources.from[at] = this.#at
+    sources.lap[at] = this.#lap
     this.#on.wake()
   }
 
   /** Decides again whatever uses this next hop. */
   recheckHop(hop: number): void {
     this.#hops.add(hop)
-    this.#hopsLeft = this.paths.high
+    this.#hopsFrom = this.#at
+    this.#hopsLap = this.#lap
     this.#on.wake()
   }
 
@@ -303,9 +307,7 @@ export class FamilyTable implements Candidates, Outgoing {
     if (!this.walking) return
     const { paths, sources } = this
     const odd = this.family === 4 ? 0 : 1
-    if (this.#at >= paths.high) this.#at = 0
     const until = Math.min(paths.high, this.#at + limit)
-    const visited = until - this.#at
     for (let path = this.#at; path < until; path++) {
       if (paths.net[path]! < 0) continue
       if (this.#hops.size > 0 && this.#hops.has(this.sets.hop[paths.used[path]!]!)) this.#touch(path)
@@ -313,8 +315,17 @@ export class FamilyTable implements Candidates, Outgoing {
       if (bits !== 0) this.#visit(path, bits)
     }
     this.#at = until
-    if ((this.#hopsLeft -= visited) <= 0) this.#hops.clear()
-    for (let i = this.#busy.length - 1; i >= 0; i--) this.#finish(i, visited)
+    if (until === paths.high) {
+      this.#at = 0
+      this.#lap++
+    }
+    if (this.#cameRound(this.#hopsFrom, this.#hopsLap)) this.#hops.clear()
+    for (let i = this.#busy.length - 1; i >= 0; i--) this.#finish(i)
+  }
+
+  /** The walk has been everywhere since it was at `from` on `lap`, also in columns that grew meanwhile. */
+  #cameRound(from: number, lap: number): boolean {
+    return this.#lap > lap + 1 || (this.#lap === lap + 1 && this.#at >= from)
   }
 
   #visit(path: number, bits: number): void {
@@ -323,14 +334,14 @@ export class FamilyTable implements Candidates, Outgoing {
     if (bits & chore.redecide) this.#touch(path)
   }
 
-  #finish(index: number, visited: number): void {
+  #finish(index: number): void {
     const source = this.#busy[index]!
     const at = slotOf(source, this.family)
     const { sources } = this
     const bits = sources.chores[at]!
-    const left = (sources.left[at]! -= visited)
     const nothingLeft = bits === chore.sweep && sources.received[at] === sources.fresh[at]
-    if (left > 0 && sources.received[at]! > 0 && !nothingLeft) return
+    const done = nothingLeft || sources.received[at] === 0 || this.#cameRound(sources.from[at]!, sources.lap[at]!)
+    if (!done) return
     sources.chores[at] = 0
     this.#busy[index] = this.#busy.at(-1)!
     this.#busy.pop()

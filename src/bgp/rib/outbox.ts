@@ -412,8 +412,9 @@ export class UpdateGroup {
 
   #inherit(member: Member, group: UpdateGroup, before: Member): void {
     group.#detach(before)
-    for (let net = 0; net < group.outSet.length; net++) {
-      const sent = group.outSet[net]!
+    // All nets, not only those that the old group has looked at: it may be as new as this one.
+    for (let net = 0; net < this.#table.nets.high; net++) {
+      const sent = group.outSet[net] ?? 0
       const has = before.isTodo(net)
         ? before.has(net)
         : sent !== 0 && !group.#keeps(before, sent - 1, group.outSource[net]!)

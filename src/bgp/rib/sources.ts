@@ -50,8 +50,9 @@ export class Sources {
   /** Family 4 at 2n, family 6 at 2n + 1. */
   epoch = new Uint8Array(16)
   chores = new Uint8Array(16)
-  /** Path slots that the walk has still to visit for the chores. */
-  left = new Int32Array(16)
+  /** Where the walk was, and on which lap, when the chores were given: they are done when it is there again. */
+  from = new Int32Array(16)
+  lap = new Int32Array(16)
   received = new Int32Array(16)
   accepted = new Int32Array(16)
   /** Paths of the present epoch. */
@@ -68,7 +69,7 @@ export class Sources {
     if (source >= this.kind.length) this.#grow()
     for (const at of [source * 2, source * 2 + 1]) {
       this.epoch[at] = this.chores[at] = 0
-      this.left[at] = this.received[at] = this.accepted[at] = this.fresh[at] = 0
+      this.received[at] = this.accepted[at] = this.fresh[at] = 0
     }
     this.set(source, peer)
     return source
@@ -101,7 +102,8 @@ export class Sources {
     this.identifier = grown(this.identifier, capacity)
     this.epoch = grown(this.epoch, capacity * 2)
     this.chores = grown(this.chores, capacity * 2)
-    this.left = grown(this.left, capacity * 2)
+    this.from = grown(this.from, capacity * 2)
+    this.lap = grown(this.lap, capacity * 2)
     this.received = grown(this.received, capacity * 2)
     this.accepted = grown(this.accepted, capacity * 2)
     this.fresh = grown(this.fresh, capacity * 2)
