@@ -172,11 +172,14 @@ export class Dataplane {
     const families = this.#families
     await this.#routes.withdrawPods()
     await this.#links.apply()
-    for (const family of families) {
-      await this.#sets[family].applyAdds()
-      await this.#filter[family].table.apply()
-      await this.#nat[family].table.apply()
-    }
+    // Families share nothing; a pod's ADD waits for both.
+    await Promise.all(
+      families.map(async family => {
+        await this.#sets[family].applyAdds()
+        await this.#filter[family].table.apply()
+        await this.#nat[family].table.apply()
+      }),
+    )
     await this.#routes.apply(sweepLearned, (link, family) => this.#isPoliced(link, family))
     for (const family of families) await this.#sets[family].applyRemovals()
   }

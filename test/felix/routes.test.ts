@@ -426,15 +426,42 @@ describe('links and next hops', () => {
     equal(bench.log.lines.length, 1)
   })
 
+  test('a refused write leaves no echo behind: the next event of its prefix is a stranger’s', async () => {
+    const bench = await settled()
+    bench.kernel.refuse(call => call.op === 'route', { errno: 'ENOBUFS' })
+    bench.routes.want(learned('10.48.1.0/26', ['10.0.0.3']))
+    await bench.pass()
+    bench.edit('10.48.1.0/26', { via: Ip.of('10.0.0.9'), link: bench.index('eth0') }, 80)
+    await bench.clock.settle()
+    await bench.again(200)
+    ok(bench.now().includes('10.48.1.0/26 10.0.0.3@eth0'))
+  })
+
+  test('a family that cannot be read is not written, and calls for no passes without end', async () => {
+    const bench = await settled()
+    bench.kernel.refuse(call => call.op === 'route', { errno: 'ENOBUFS' })
+    bench.routes.want(learned('fd48:1::/122', ['fd00::4']))
+    await bench.pass()
+    bench.routes.distrust()
+    bench.kernel.refuse(call => call.op === 'routes' && call.family === 6, { times: Infinity })
+    const writes = bench.writes
+    for (let i = 0; i < 8; i++) {
+      await bench.again(Math.max(0, bench.routes.nextAt()! - bench.clock.now()))
+      ok(bench.routes.nextAt()! > bench.clock.now())
+    }
+    equal(bench.writes, writes)
+    ok(bench.clock.now() > 2_000, `${bench.clock.now()} ms for eight passes`)
+  })
+
   test('a thrown write: nothing is believed any more, all is read back and written', async () => {
     const bench = new Bench()
     bench.kernel.addLink('cali1')
     for (const route of all) bench.routes.want(route)
-    const { changeRoutes } = bench.kernel
+    const works = bench.kernel.changeRoutes.bind(bench.kernel)
     bench.kernel.changeRoutes = () => Promise.reject(new Error('netlink socket is gone'))
     await bench.pass()
     equal(bench.routes.state().failing[0]?.message, 'netlink socket is gone')
-    bench.kernel.changeRoutes = changeRoutes
+    bench.kernel.changeRoutes = works
     await bench.again(1_000)
     deepEqual(bench.now(), allText)
     deepEqual(bench.routes.state().failing, [])

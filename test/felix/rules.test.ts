@@ -243,7 +243,10 @@ describe('endpoint and static chains', () => {
 })
 
 describe('masquerade', () => {
-  const both = (four: readonly string[], six: readonly string[]) => ({ 4: four.map(Prefix.of), 6: six.map(Prefix.of) })
+  const both = (four: readonly string[], six: readonly string[]) => ({
+    4: four.map(text => Prefix.of(text)),
+    6: six.map(text => Prefix.of(text)),
+  })
   const nat: NatAddresses = {
     masquerade: both(['10.48.0.0/16'], ['fd48::/48']),
     pools: both(['10.48.0.0/16', '10.50.0.0/16'], ['fd48::/48']),
@@ -328,15 +331,10 @@ describe('masquerade', () => {
   })
 
   test('members as the kernel prints them', () =>
-    deepEqual(netMembers(['0.0.0.0/0', '::/0', '10.0.0.1/32', 'fd00::1/128', '10.0.0.0/8'].map(Prefix.of)), [
-      '0.0.0.0/1',
-      '128.0.0.0/1',
-      '::/1',
-      '8000::/1',
-      '10.0.0.1',
-      'fd00::1',
-      '10.0.0.0/8',
-    ]))
+    deepEqual(
+      netMembers(['0.0.0.0/0', '::/0', '10.0.0.1/32', 'fd00::1/128', '10.0.0.0/8'].map(text => Prefix.of(text))),
+      ['0.0.0.0/1', '128.0.0.0/1', '::/1', '8000::/1', '10.0.0.1', 'fd00::1', '10.0.0.0/8'],
+    ))
 })
 
 describe('settings', () => {

@@ -53,6 +53,8 @@ export type RouteStanding = 'in place' | 'pending' | { readonly waiting: string 
 const mainTable = 254
 /** Changes per call: a write runs in the kernel synchronously, and the loop must stay responsive. */
 const batchSize = 256
+/** Routes worked out at a stretch: a full table must not hold up keepalives. */
+const sliceSize = 4096
 /** A flood of foreign events costs at most one read back in this time. */
 const leastBetweenReadsMs = 200
 /** Backoff entry of reading a family; no prefix is called so. */
@@ -104,10 +106,15 @@ export class Routes {
   }
 
   configure(own: RouteOwnership): void {
-    if (JSON.stringify(own) === JSON.stringify(this.#own) && this.#checkAt !== undefined) return
+    // What was read is still good unless the change makes other routes ours than before.
+    const claims = ({ families, linkPrefixes, podProtocol, pools }: RouteOwnership): string =>
+      JSON.stringify([families, linkPrefixes, podProtocol, this.#takingOver ? pools : []])
+    if (claims(own) !== claims(this.#own)) this.#known.clear()
+    const before = this.#own.refreshMs
     this.#own = own
-    this.#checkAt = own.refreshMs > 0 ? this.#deps.clock.now() + own.refreshMs : undefined
-    this.#known.clear()
+    // Pods come and go all the time; each of them putting the next look off would mean never looking.
+    if (this.#checkAt === undefined || before !== own.refreshMs)
+      this.#checkAt = own.refreshMs > 0 ? this.#deps.clock.now() + own.refreshMs : undefined
   }
 
   want(route: DesiredRoute): void {
@@ -216,7 +223,7 @@ export class Routes {
     if (this.#checkAt !== undefined && this.#checkAt <= startedAt) this.#known.clear()
     if (this.#suspectAt !== undefined && this.#suspectAt <= startedAt) this.#known.clear()
     for (const family of this.#own.families) if (!this.#known.has(family)) await this.#read(family)
-    this.#resolve()
+    await this.#resolve()
     const { set, remove } = this.#delta.pending()
     const changes: RouteChange[] = []
     // A family that could not be read is left alone: what is believed of it may be wrong.
@@ -249,12 +256,15 @@ export class Routes {
     this.#resolveEverything = true
   }
 
-  #resolve(): void {
+  async #resolve(): Promise<void> {
     if (this.#resolveEverything)
       for (const [key, { target }] of this.#wanted) if (target.kind !== 'blackhole') this.#unresolved.add(key)
     this.#resolveEverything = false
+    let slice = 0
     for (const prefixKey of this.#unresolved) {
-      const wanted = this.#wanted.get(prefixKey)!
+      if (++slice % sliceSize === 0) await new Promise<void>(done => void this.#deps.clock.after(0, done))
+      const wanted = this.#wanted.get(prefixKey)
+      if (!wanted) continue
       const found = this.#hopsOf(wanted)
       if ('why' in found) {
         this.#waiting.set(prefixKey, found.why)

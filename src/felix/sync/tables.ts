@@ -139,7 +139,6 @@ export class Table {
       this.#backoff.succeeded(wholeTable)
     } catch (error) {
       this.#known = false
-      this.#meter.errors.add(1, this.#meter.labels)
       if (this.#backoff.failed(wholeTable, codeOf(error), reasonOf(error)))
         this.#log.error('cannot bring the table in step; traffic goes by the rules that stand', {
           why: reasonOf(error),
@@ -154,7 +153,12 @@ export class Table {
 
   async #read(): Promise<void> {
     this.#meter.saves.add(1, this.#meter.labels)
-    const text = await this.#deps.kernel.saveTable(this.#options.family, this.#options.table)
+    const text = await this.#deps.kernel
+      .saveTable(this.#options.family, this.#options.table)
+      .catch((error: unknown) => {
+        this.#meter.saveErrors.add(1, this.#meter.labels)
+        throw error
+      })
     const before = this.#readBefore ? new Map(this.#chains.actual) : undefined
     const chains = parseSave(text)
     const ours: [string, RenderedChain][] = []
@@ -217,8 +221,10 @@ export class Table {
     for (const { name } of retried) this.#backoff.succeeded(name)
     // Hooks are compared with what was read, so read again when they changed; chains are known from here on.
     if (hooks.length > 0) await this.#read()
-    this.#checkPauseMs = this.#times.postWriteCheckMs || this.#times.refreshMs
-    this.#scheduleCheck(this.#checkPauseMs)
+    // Not later than planned: writes in quick succession must not put the look off for ever.
+    const planned = this.#checkAt
+    this.#scheduleCheck(this.#times.postWriteCheckMs || this.#times.refreshMs)
+    this.#checkAt = earliest(planned, this.#checkAt)
   }
 
   /** What a pass has to write: chains that differ, stand-ins for those in their pause, and what nobody wants. */
@@ -304,7 +310,10 @@ export class Table {
     this.#meter.restores.add(1, this.#meter.labels)
     this.#meter.lines.add(lines.length, this.#meter.labels)
     const script = [`*${this.#options.table}`, ...lines, 'COMMIT', ''].join('\n')
-    await this.#deps.kernel.restoreTable(this.#options.family, script)
+    await this.#deps.kernel.restoreTable(this.#options.family, script).catch((error: unknown) => {
+      this.#meter.errors.add(1, this.#meter.labels)
+      throw error
+    })
   }
 
   // ----------------------------------------------------------------------------------------------------------- hooks
@@ -374,8 +383,9 @@ function meters(metrics: Metrics, { family, table }: TableOptions) {
   return {
     labels: { ip_version: String(family), table },
     saves: metrics.counter('felix_iptables_save_calls', 'Number of iptables-save calls.', by),
+    saveErrors: metrics.counter('felix_iptables_save_errors', 'Number of iptables-save calls that failed.', by),
     restores: metrics.counter('felix_iptables_restore_calls', 'Number of iptables-restore calls.', by),
-    errors: metrics.counter('felix_iptables_restore_errors', 'Number of passes that iptables refused.', by),
+    errors: metrics.counter('felix_iptables_restore_errors', 'Number of iptables-restore calls that failed.', by),
     lines: metrics.counter('felix_iptables_lines_executed', 'Number of lines given to iptables-restore.', by),
     chains: metrics.gauge('felix_iptables_chains', 'Number of our chains.', by),
     rules: metrics.gauge('felix_iptables_rules', 'Number of rules in our chains.', by),
