@@ -22,13 +22,13 @@ export function splitSegments(name: string): string[] | undefined {
   for (const [i, part] of name.split(/(-+)/).entries()) {
     if (i % 2 === 0) current += part
     else if (part.length % 2 === 0) current += '-'.repeat(part.length / 2)
-    else if (part.length > 1) return undefined
     else {
       segments.push(current)
       current = ''
     }
   }
   segments.push(current)
+  // Other odd runs, and dashes at an end of a segment, were taken for joints: joining does not give the name again.
   return joinSegments(segments) === name ? segments : undefined
 }
 

@@ -31,7 +31,7 @@ import { ipamPrefix, parseKey, resourceKey, resourcePrefix, resourcesPrefix, typ
 import { defaultAllowProfile } from './kinds/policy.ts'
 import { kindRow } from './kinds/table.ts'
 import type { KindName, Kinds, ResourceUpdate, Update } from './update.ts'
-import { storedFault } from './validate.ts'
+import { readStored } from './validate.ts'
 
 export interface SyncerEvents {
   /** In the order of the store's revisions within one key; never empty. */
@@ -40,7 +40,7 @@ export interface SyncerEvents {
   inSync(): void
   /** The way to the store, whenever that changes. */
   connected?(up: boolean): void
-  /** A stored value that cannot be used and why; undefined: it can again, or is gone. */
+  /** A stored value that cannot be used, or not all of it, and why; undefined: it can again, or is gone. */
   problem?(key: string, reason: string | undefined): void
 }
 
@@ -162,9 +162,8 @@ export class Syncer {
   #put(entry: Entry): Update[] {
     const ref = parseKey(entry.key)
     if (!ref || !isDelivered(ref) || this.#known.get(entry.key)?.revision === entry.modRevision) return []
-    const decoded = decodeUpdate(ref, entry)
-    this.#setProblem(entry.key, decoded.ok ? undefined : decoded.reason)
-    const update = decoded.ok ? decoded.value : undefined
+    const { update, fault } = decodeUpdate(ref, entry)
+    this.#setProblem(entry.key, fault)
     return this.#change(entry.key, { revision: entry.modRevision, update }, entry.modRevision)
   }
 
@@ -203,7 +202,7 @@ export class Syncer {
     if (reason === undefined) this.#problems.delete(key)
     else {
       this.#problems.set(key, reason)
-      this.#deps.log.warn('stored value cannot be used', { key, reason })
+      this.#deps.log.warn('stored value is faulty', { key, reason })
     }
     this.#on!.problem?.(key, reason)
   }
@@ -251,23 +250,23 @@ function keysFor(object: Update, key: string): readonly string[] {
   return [...storedNames(object.kind, object.name).map(name => resourceKey(object.kind, name, object.namespace)), key]
 }
 
-function decodeUpdate(ref: DeliveredRef, entry: Entry): Decoded<Update> {
+/** The update of a value, or what is wrong with it; both when a part of it can be used. */
+interface DecodedUpdate {
+  readonly update: Update | undefined
+  readonly fault: string | undefined
+}
+
+function decodeUpdate(ref: DeliveredRef, entry: Entry): DecodedUpdate {
   const revision = entry.modRevision
   switch (ref.type) {
     case 'resource': {
       const decoded = decodeResource(ref, entry.value, revision)
-      if (!decoded.ok) return decoded
-      const fault = storedFault(decoded.value)
-      if (fault !== undefined) return { ok: false, reason: fault }
-      const { name, namespace } = decoded.value.metadata
-      const update = {
-        kind: ref.kind,
-        name,
-        ...(namespace === undefined ? {} : { namespace }),
-        value: decoded.value,
-        revision,
-      }
-      return { ok: true, value: update as Update }
+      if (!decoded.ok) return { update: undefined, fault: decoded.reason }
+      const { value, fault } = readStored(decoded.value)
+      if (!value) return { update: undefined, fault }
+      const { name, namespace } = value.metadata
+      const update = { kind: ref.kind, name, ...(namespace === undefined ? {} : { namespace }), value, revision }
+      return { update: update as Update, fault }
     }
     case 'block':
       return as(decodeBlock(ref.cidr, entry.value), value => ({ kind: 'Block', cidr: ref.cidr, value, revision }))
@@ -286,8 +285,8 @@ function decodeUpdate(ref: DeliveredRef, entry: Entry): Decoded<Update> {
   }
 }
 
-function as<T>(decoded: Decoded<T>, update: (value: T) => Update): Decoded<Update> {
-  return decoded.ok ? { ok: true, value: update(decoded.value) } : decoded
+function as<T>(decoded: Decoded<T>, update: (value: T) => Update): DecodedUpdate {
+  return decoded.ok ? { update: update(decoded.value), fault: undefined } : { update: undefined, fault: decoded.reason }
 }
 
 // -------------------------------------------------------------------------------------------------------- one prefix

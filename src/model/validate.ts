@@ -3,7 +3,7 @@
  *
  *   validate(document)              everything that can be said without the store, in the order found
  *   validateUpdate(stored, wanted)  what may not change
- *   storedFault(resource)           why a stored value cannot be used; newer Calico's unknown fields are no reason
+ *   readStored(resource)            what of a stored value can be used; newer Calico's unknown fields are no fault
  *   withDefaults(resource)          what Calico fills in before storing
  *
  * The shape is checked by ajv against the kind's row, compiled at first use; then, if the shape allows it, the row's own
@@ -67,16 +67,25 @@ export function validateUpdate(stored: Resource, wanted: Resource): Finding[] {
   return findings
 }
 
-/** Why a stored resource cannot be used; undefined when it can. Only the shape and the scalars of `spec` are judged. */
-export function storedFault(resource: Resource): string | undefined {
-  const check = validatorOf(kindRow(resource.kind))
+/**
+ * What of a stored resource can be used, and what is wrong with the rest. Only the shape and the scalars of `spec` are
+ * judged: what was once stored is not unmade by a rule. Without `value` nothing of it can be used.
+ */
+export function readStored(resource: Resource): { readonly value?: Resource; readonly fault?: string } {
+  const row = kindRow(resource.kind)
+  const check = validatorOf(row)
   const good: boolean = check(resource)
-  if (good) return undefined
+  if (good) return { value: resource }
   const title = titleOf(resource.kind, resource.metadata.name)
-  const fault = translate(check.errors ?? [], resource, title).find(
+  const faults = translate(check.errors ?? [], resource, title).filter(
     finding => finding.code !== 'unknown-field' && finding.path[0] === 'spec',
   )
-  return fault?.message
+  const [first] = faults
+  if (!first) return { value: resource }
+  if (!row.fieldwise) return { fault: first.message }
+  const badFields = new Set(faults.map(finding => finding.path[1]))
+  const spec = Object.entries(resource.spec as JsonObject).filter(([field]) => !badFields.has(field))
+  return { value: { ...resource, spec: Object.fromEntries(spec) }, fault: first.message }
 }
 
 export function withDefaults<R extends Resource>(resource: R): R {

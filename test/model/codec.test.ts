@@ -167,8 +167,11 @@ describe('resources', () => {
     expect(node.metadata.resourceVersion).toBe('48213')
     expect(encodeResource(node)).not.toMatch(/resourceVersion|selfLink/)
   })
-  test('null members are absent, as they are to Calico', () =>
-    expect(value(decodeResource(ref, storedNode, 1)).status).toEqual({}))
+  test('null members are absent, as they are to Calico; null entries of a list stay', () => {
+    const node = value(decodeResource(ref, storedNode, 1))
+    expect(node.status).toStrictEqual({})
+    expect((node.spec as Record<string, unknown>)['somethingNew']).toStrictEqual({ a: [1, null] })
+  })
   test('what was never written is empty', () => {
     const node = value(decodeResource(ref, '{"metadata":{"creationTimestamp":null}}', 1))
     expect(node).toEqual({

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import type { CodedError } from '../../src/lib/errors.ts'
+import { CodedError } from '../../src/lib/errors.ts'
 import {
   apiVersion,
   deletionSteps,
@@ -287,6 +287,19 @@ describe('delete, get and list', () => {
     await resources.delete('NetworkPolicy', 'web', 'shop')
     expect(store.list('')).toEqual([])
   })
+  test('a policy under both its keys is listed once, as the newer key has it', async () => {
+    const { resources, store } = world()
+    // One name sorts before `default.`, one after: whichever comes first in the store, the plain name speaks.
+    for (const name of ['a', 'web']) {
+      store.put(resourceKey('NetworkPolicy', name, 'shop'), '{"spec":{"order":2}}')
+      store.put(resourceKey('NetworkPolicy', `default.${name}`, 'shop'), '{"spec":{"order":1}}')
+    }
+    const { items } = await resources.list('NetworkPolicy', 'shop')
+    expect(items.map(({ metadata, spec }) => [metadata.name, spec.order])).toEqual([
+      ['a', 2],
+      ['web', 2],
+    ])
+  })
   test('the built-in profile is read and never written', async () => {
     const { resources } = world()
     const builtIn = await resources.get('Profile', 'projectcalico-default-allow')
@@ -452,4 +465,27 @@ test('a commit that never gets an answer ends in the error itself', async () => 
   const failing = failureOf(resources.create(pool('a')))
   await clock.advance(5000)
   expect(await failing).toMatchObject({ code: 'unknown-outcome' })
+})
+
+test('a commit that lands between the look and the second try is known as ours', async () => {
+  const { clock, store, deps } = world()
+  let late: Parameters<typeof deps.store.commit> | undefined
+  const slow = Object.assign(Object.create(deps.store) as typeof deps.store, {
+    list: deps.store.list.bind(deps.store),
+    get: async (key: string) => {
+      const entry = await deps.store.get(key)
+      if (late) store.commit(...late)
+      late = undefined
+      return entry
+    },
+    commit: async (...args: Parameters<typeof deps.store.commit>) => {
+      if (store.revision > 1) return deps.store.commit(...args)
+      late = args
+      throw new CodedError({ code: 'unknown-outcome' }, 'no answer')
+    },
+  })
+  const resources = new Resources({ ...deps, store: slow })
+  const creating = resources.create(pool('a'))
+  await clock.advance(5000)
+  expect(await resources.get('IPPool', 'a')).toEqual(await creating)
 })

@@ -217,6 +217,15 @@ test("a newer Calico's fields are no problem", async () => {
   expect(w.heard()).toEqual(['+ IPPool a', 'up', 'in sync'])
 })
 
+test("a bad field of Felix' settings is reported, the rest delivered", async () => {
+  const w = world()
+  const value = JSON.stringify({ spec: { interfacePrefix: 'tap', logSeverityScreen: 'Loud' } })
+  w.store.put(resourceKey('FelixConfiguration', 'default'), value)
+  await w.start()
+  expect(w.heard()).toEqual(['bad default', '+ FelixConfiguration default', 'up', 'in sync'])
+  expect(w.syncer.get('FelixConfiguration', 'default')?.spec).toEqual({ interfacePrefix: 'tap' })
+})
+
 test('a bad block or affinity is reported too', async () => {
   const w = world()
   w.store.put(blockKey(cidr), block.replace('[0,1,2,3]', '[0,1,2,9]'))

@@ -6,7 +6,7 @@ import {
   kindRows,
   overlappingPools,
   referencesOf,
-  storedFault,
+  readStored,
   validate,
   validateUpdate,
   withDefaults,
@@ -170,13 +170,22 @@ describe('overlap', () => {
 
 describe('stored values', () => {
   test('unknown fields are no fault, bad values are', () => {
-    expect(storedFault(pool({ newerField: 1 }))).toBeUndefined()
-    expect(storedFault(pool({ ipipMode: 'Sometimes' }))).toMatch(/none of Never/)
-    expect(storedFault(pool({ cidr: 'x' }))).toMatch(/is not a CIDR/)
-    expect(storedFault(doc('IPPool', {}))).toMatch(/needs `cidr`/)
+    expect(readStored(pool({ newerField: 1 }))).toEqual({ value: pool({ newerField: 1 }) })
+    expect(readStored(pool({ ipipMode: 'Sometimes' }))).toEqual({
+      fault: expect.stringMatching(/none of Never/) as string,
+    })
+    expect(readStored(pool({ cidr: 'x' })).fault).toMatch(/is not a CIDR/)
+    expect(readStored(doc('IPPool', {})).fault).toMatch(/needs `cidr`/)
   })
   test('cross-field rules do not unmake what is stored', () =>
-    expect(storedFault(pool({ ipipMode: 'Always', vxlanMode: 'Always' }))).toBeUndefined())
+    expect(readStored(pool({ ipipMode: 'Always', vxlanMode: 'Always' })).fault).toBeUndefined())
+  test("a bad field of Felix' settings is left out, the others are used (contract §4.10)", () => {
+    const config = doc('FelixConfiguration', { interfacePrefix: 'tap', iptablesBackend: 'eBPF', newer: 1 })
+    expect(readStored(config)).toEqual({
+      value: doc('FelixConfiguration', { interfacePrefix: 'tap', newer: 1 }),
+      fault: 'iptablesBackend `eBPF` is none of Auto, Legacy, NFT',
+    })
+  })
 })
 
 test('names of other resources', () => {

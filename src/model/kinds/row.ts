@@ -65,6 +65,8 @@ export interface KindRow<R extends Resource = Resource> {
   readonly readOnly?: boolean
   /** Only these names, when the kind is a set of fixed records. */
   readonly names?: { readonly pattern: RegExp; readonly wanted: string }
+  /** Each field of `spec` stands for itself: of a stored resource a bad one is left out and the others are used. */
+  readonly fieldwise?: boolean
   readonly spec: Schema
   readonly status?: Schema
   defaults?(resource: R): R

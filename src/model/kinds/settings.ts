@@ -60,6 +60,7 @@ export const felixConfigurationRow: KindRow<FelixConfiguration> = {
   plural: 'felixconfigurations',
   aliases: ['felixconfig', 'felixconfigs'],
   namespaced: false,
+  fieldwise: true,
   spec: object(felixFields),
 
   rules(config, report) {
