@@ -8,7 +8,7 @@
  *     host:  caliXXXX  ee:ee:ee:ee:ee:ee, fe80::ecee:eeff:feee:eeee   (routes, proxy ARP, filters: felix)
  *       |
  *     pod:   eth0      its addresses as /32 and /128
- *                      169.254.1.1 dev eth0 scope link; default via 169.254.1.1
+ *                      169.254.1.1 dev eth0 scope link; default via 169.254.1.1, whose MAC is known
  *                      default via fe80::ecee:eeff:feee:eeee
  *
  * Everything inside goes through a netlink socket and sysctl writes made in one short synchronous section inside the
@@ -31,6 +31,7 @@ import {
   setLink,
   type KernelLink,
 } from './links.ts'
+import { changeNeighbours } from './neighbours.ts'
 import { kernelError, NETLINK_ROUTE, NetlinkSocket } from './netlink.ts'
 import { changeRoutes, readRoutes } from './routes.ts'
 import { readSysctl, writeSysctl } from './sysctl.ts'
@@ -63,6 +64,7 @@ export async function attachPod(host: NetlinkSocket, pod: PodLink): Promise<Atta
     const raised = await raiseOutside(host, outside, pod)
     await addressInside(inner, inside, pod)
     await routeInside(inner, inside, pod)
+    await knowGateway(inner, inside, pod)
     return { outside: raised, insideMac }
   } finally {
     inner?.close()
@@ -275,6 +277,20 @@ async function routeInside(inner: NetlinkSocket, link: KernelLink, pod: PodLink)
     for (const outcome of outcomes)
       if (!outcome.ok) throw kernelError(outcome.code, `set the routes in \`${pod.netns}\``, outcome.message)
   }
+}
+
+/**
+ * The gateways' MAC is known beforehand. Asking for 169.254.1.1 works only on hosts with a default route: without one the
+ * kernel has nothing to answer for by proxy. It also spares each pod its first round of questions.
+ */
+async function knowGateway(inner: NetlinkSocket, link: KernelLink, pod: PodLink): Promise<void> {
+  const gateways = [gateway4, gateway6].filter(ip => pod.addresses.some(address => address.family === ip.family))
+  const outcomes = await changeNeighbours(
+    inner,
+    gateways.map(ip => ({ kind: 'set', entry: { kind: 'neighbour', link: link.index, ip, mac: hostMac } }) as const),
+  )
+  for (const outcome of outcomes)
+    if (!outcome.ok) throw kernelError(outcome.code, `set the gateway in \`${pod.netns}\``, outcome.message)
 }
 
 /** In the order in which they depend on each other. */
