@@ -454,9 +454,22 @@ export class Speaker {
   }
 }
 
-const noAbilities: Abilities = { addPathIn: false, addPathOut: false, extendedNextHop: false, extendedMessage: false }
+const noAbilities: Abilities = {
+  addPathIn: false,
+  addPathOut: false,
+  extendedNextHop: false,
+  extendedMessage: false,
+  enhancedRefresh: false,
+}
 /** What the RIB of this room does. */
-const allAbilities: Abilities = { addPathIn: true, addPathOut: true, extendedNextHop: true, extendedMessage: true }
+const allAbilities: Abilities = {
+  addPathIn: true,
+  addPathOut: true,
+  extendedNextHop: true,
+  extendedMessage: true,
+  // Needs marks on the routes of a living session and on the stream of a resent table, which the RIB does not set.
+  enhancedRefresh: false,
+}
 
 const deconfigured: Notification = notification(code.cease, cease.deconfigured)
 

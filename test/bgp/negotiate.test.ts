@@ -10,7 +10,13 @@ import { noCapabilities } from '../../src/bgp/wire/open.ts'
 import { hex } from './hex.ts'
 import { peerConfig } from './fixtures.ts'
 
-const able: Abilities = { addPathIn: true, addPathOut: true, extendedNextHop: true, extendedMessage: true }
+const able: Abilities = {
+  addPathIn: true,
+  addPathOut: true,
+  extendedNextHop: true,
+  extendedMessage: true,
+  enhancedRefresh: true,
+}
 const routerId = Ip.of('10.0.0.1')
 const fresh = { restarted: false, forwarding: [] }
 

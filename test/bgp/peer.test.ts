@@ -32,7 +32,13 @@ class Side {
     const speaker = { ...speakerConfig(own, [config]), routerId: Ip.of(identifier) }
     const peerHost: PeerHost = {
       config: () => speaker,
-      abilities: () => ({ addPathIn: false, addPathOut: false, extendedNextHop: false, extendedMessage: true }),
+      abilities: () => ({
+        addPathIn: false,
+        addPathOut: false,
+        extendedNextHop: false,
+        extendedMessage: true,
+        enhancedRefresh: true,
+      }),
       restartOffer: () => ({ restarted: this.restarted, forwarding: [4, 6] }),
       stateChanged: (_, from, to) => this.log.push(`${from}>${to}`),
       up: () => {},

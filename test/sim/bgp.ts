@@ -327,7 +327,7 @@ export async function simulate(seed: number): Promise<Outcome> {
   const { clock, random } = world
   for (const one of world.speakers) {
     for (let i = random.below(6); i >= 0; i--) one.prefixes.add(world.prefix())
-    world.later(random.between(0, 3000), () => one.start())
+    world.later(random.between(0, 3000), () => one.lives === 1 && one.start())
   }
   const endMs = clock.now() + faultsMs
   for (let i = 2 + random.below(12); i >= 0; i--)

@@ -376,7 +376,11 @@ class Dialling {
     theirs.other = mine
     this.#end = mine
     clock.after(back.latencyMs, () => {
-      if (this.#done || !this.#alive) return theirs.vanish()
+      if (this.#done || !this.#alive) {
+        // The dialler is gone: nobody must find its end, and the other one learns of it as of any other.
+        mine.vanish(true)
+        return theirs.vanish()
+      }
       this.#finish()
       mine.open(this.#on)
       this.#on.opened?.(mine)

@@ -52,6 +52,7 @@ export interface Abilities {
   readonly addPathOut: boolean
   readonly extendedNextHop: boolean
   readonly extendedMessage: boolean
+  readonly enhancedRefresh: boolean
 }
 
 /** The restarting side's part of an offer (RFC 4724 §4.1). */
@@ -68,7 +69,7 @@ export function offer(peer: PeerConfig, routerId: Ip, can: Abilities, restart: R
     ...noCapabilities,
     families: peer.families.toSorted((a, b) => a - b),
     routeRefresh: true,
-    enhancedRefresh: true,
+    enhancedRefresh: can.enhancedRefresh,
     extendedMessage: can.extendedMessage,
     // RFC 8950 is only of use where the session itself shows that IPv6 reaches the peer.
     extendedNextHop: can.extendedNextHop && peer.address.family === 6 && peer.families.includes(4),
