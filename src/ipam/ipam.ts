@@ -30,6 +30,7 @@ import type { Situation } from './claim.ts'
 import { ipamError, noAddress } from './failure.ts'
 import { Reserved, choosePools, readPool } from './pool.ts'
 import type { AddressUse, Pool } from './pool.ts'
+import type { View } from './gc.ts'
 import { Queue } from './queue.ts'
 import type { Afterwards, PlanFunction, Source } from './queue.ts'
 import { Need, Records } from './records.ts'
@@ -340,6 +341,19 @@ export class Ipam {
   }
 
   // -------------------------------------------------------------------------------------------------------- inside
+
+  /** What the audit looks at; `cluster`: every owner's affinities, not only this node's. */
+  view(cluster: boolean): Promise<View> {
+    return this.#read(records => {
+      const { node, nodeLabels, wallMs, cooldownMs, pools } = this.#situation(records)
+      const blocks = ([4, 6] as const).flatMap(family => records.blocks(family))
+      const owners = cluster ? records.owners() : [node]
+      const affinities = new Map(
+        owners.map(owner => [owner, ([4, 6] as const).flatMap(family => records.affinities(owner, family))]),
+      )
+      return { node, nodeLabels, wallMs, cooldownMs, pools, blocks, affinities }
+    })
+  }
 
   /** For the audit: a plan of its own on the same queue. */
   submit<T>(plan: PlanFunction<T>, after?: Afterwards<T>): Promise<T> {

@@ -31,6 +31,7 @@ import {
   handleKey,
   handlesPrefix,
   ipamConfigKey,
+  ipamPrefix,
   parseKey,
   printJson,
   resourceKey,
@@ -81,6 +82,9 @@ export class Need {
 
 /** etcd's limit of conditions, and of writes, per commit. */
 export const commitLimit = 128
+
+/** Affinities of all nodes. */
+const hostsPrefix = `${ipamPrefix}host/`
 
 /** Handles remembered beyond what is under way; the oldest go first. */
 const handlesKept = 8192
@@ -267,14 +271,18 @@ export class Records {
   #held<T>(key: string, prefix: string | undefined): Held<T> {
     const slot = this.#slots.get(key)
     if (slot) return slot.held as Held<T>
-    const known = prefix !== undefined && (this.#fed || this.#complete.has(prefix))
+    const known = prefix !== undefined && (this.#fed || this.#isComplete(prefix))
     if (!known) throw new Need([key])
     return { key, value: undefined, modRevision: 0 }
   }
 
   #complains(prefixes: readonly string[]): void {
-    const missing = this.#fed ? [] : prefixes.filter(prefix => !this.#complete.has(prefix))
+    const missing = this.#fed ? [] : prefixes.filter(prefix => !this.#isComplete(prefix))
     if (missing.length > 0) throw new Need([], missing)
+  }
+
+  #isComplete(prefix: string): boolean {
+    return this.#complete.has(prefix) || (prefix.startsWith(hostsPrefix) && this.#complete.has(hostsPrefix))
   }
 
   config(): Held<IPAMConfig> {
@@ -326,8 +334,9 @@ export class Records {
     return sorted
   }
 
-  /** Everybody that has an affinity record here, as far as is known; complete only with a feed. */
+  /** Every node that has an affinity record. Without a feed this is one list of all of them. */
   owners(): string[] {
+    this.#complains([hostsPrefix])
     return [...this.#affinities].filter(([, owned]) => owned.size > 0).map(([owner]) => owner)
   }
 
@@ -342,7 +351,7 @@ export class Records {
     const keys = handles.map(handleKey).filter(key => !this.#slots.has(key))
     if (!this.#fed)
       for (const cidr of blocks)
-        if (!this.#slots.has(blockKey(cidr)) && !this.#complete.has(blockPrefix(cidr.family))) keys.push(blockKey(cidr))
+        if (!this.#slots.has(blockKey(cidr)) && !this.#isComplete(blockPrefix(cidr.family))) keys.push(blockKey(cidr))
     if (keys.length > 0) throw new Need(keys)
   }
 

@@ -12,14 +12,15 @@
 
 import { hasCode } from '../../src/lib/errors.ts'
 import { Ip, Prefix } from '../../src/lib/ip.ts'
+import type { Truth } from '../../src/ipam/index.ts'
 import type { Condition, Log, Stop, Write } from '../../src/lib/ports.ts'
-import { Ipam } from '../../src/ipam/index.ts'
+import { Audit, Ipam } from '../../src/ipam/index.ts'
 import { Syncer } from '../../src/model/index.ts'
 import { SimClock, SimRandom } from './clock.ts'
 import { SimStore } from './datastore.ts'
 import type { SimClient } from './datastore-client.ts'
 import { CalicoWriter } from './ipam-calico.ts'
-import { IpamChecker } from './ipam-checker.ts'
+import { IpamChecker, endpointOf } from './ipam-checker.ts'
 import type { Outcome } from './run.ts'
 
 /** What a test may break or choose about a world. */
@@ -34,6 +35,9 @@ const resources = '/calico/resources/v3/projectcalico.org'
 /** The pool in which Calico's plugin works beside us. */
 const calicoPool = Prefix.of('10.9.0.0/26')
 const calicoBlockLength = 29
+const auditEveryMs = 3000
+/** Longer than a commit may be under way after its caller has given up. */
+const graceMs = 4000
 const quiet: Log = { error() {}, warn() {}, info() {}, debug() {}, with: () => quiet }
 
 /** A store that shows every commit to the checker before anybody else learns of it. */
@@ -72,6 +76,8 @@ class World {
   trouble = true
   readonly dualStack: boolean
   readonly busy = new Set<string>()
+  /** Handles that commands and Calico's plugin stand for. */
+  readonly spokenFor = new Set<string>()
   readonly #agents: Host[] = []
   readonly #strays: Promise<void>[] = []
   readonly #troubleMs: number
@@ -87,7 +93,7 @@ class World {
       this.store.tamper = writes => options.tamper!(writes, mischief)
     }
     this.dualStack = random.chance(0.5)
-    this.#troubleMs = options.troubleMs ?? 8_000
+    this.#troubleMs = options.troubleMs ?? 5_000
     const nodes = options.nodes ?? (random.chance(0.05) ? 50 : 2 + random.below(7))
     this.#furnish(nodes)
     for (let i = 0; i < nodes; i++) this.#agents.push(new Host(this, `node-${i}`))
@@ -119,7 +125,7 @@ class World {
       lostAnswer: random.pick([0, 0.02, 0.1]),
       lostRequest: random.pick([0, 0.01, 0.05]),
       lateCommit: random.pick([0, 0.02, 0.1]),
-      lateMs: [1, 2000],
+      lateMs: [1, 1500],
       lostWatch: random.pick([0, 0.01]),
     })
     for (const host of this.#agents) host.start()
@@ -206,11 +212,15 @@ class World {
       const node = `node-${random.below(this.#agents.length)}`
       this.busy.add(`command ${i}`)
       const ipam = new Ipam({ node }, { store, clock: this.clock, random, log: quiet })
-      try {
-        await this.#oneCommand(ipam, random, mine, `command-${i}-${turn}`)
-      } catch (error) {
+      const work = this.#oneCommand(ipam, random, mine, `command-${i}-${turn}`).catch((error: unknown) => {
         this.count(`command refused (${codeOf(error)})`)
-      }
+      })
+      // Some are killed in the middle.
+      const killed = this.trouble && random.chance(0.2)
+      await (killed ? Promise.race([work, this.sleep(random.between(1, 60))]) : work)
+      if (killed) store.crash()
+      // Whoever gets no answer stands for nothing; the audit has to find what came of it.
+      if (!mine.some(({ handle }) => handle === `command-${i}-${turn}`)) this.spokenFor.delete(`command-${i}-${turn}`)
       await store.close()
       this.busy.delete(`command ${i}`)
     }
@@ -226,6 +236,7 @@ class World {
     if (roll === 0) await ipam.usage()
     else if (roll <= 2) {
       const ip = Ip.of(`10.1.0.${random.below(64)}`)
+      this.spokenFor.add(handle)
       const given = await ipam.assignGiven({ ip, handle, attributes: { node: ipam.node, note: 'by name' } })
       mine.push({ ip, handle, sequence: given.sequence })
       this.count('given by name')
@@ -245,6 +256,7 @@ class World {
       const { refused } = await ipam.release([item])
       if (refused.length > 0) this.failures.push(`${item.ip.key} was not released for its own holder`)
       mine.shift()
+      this.spokenFor.delete(item.handle)
       this.count('released by address')
     }
   }
@@ -256,6 +268,7 @@ class World {
     for (let turn = 0; this.trouble; turn++) {
       await this.sleep(random.between(20, 500))
       const handle = `calico-${i}-${turn}`
+      this.spokenFor.add(handle)
       // It does not look whether a pool is disabled between its reads and its writes, so it works in one that stays.
       if (await writer.assign(calicoPool, calicoBlockLength, handle)) this.count('assigned by Calico')
       await this.sleep(random.between(10, 1000))
@@ -265,8 +278,11 @@ class World {
     }
   }
 
+  /** Nobody works any more: what is left over from crashes and lost answers has to go by itself. */
   async #audit(): Promise<void> {
-    await this.clock.advance(5_000)
+    await this.clock.advance(auditEveryMs * 4)
+    for (const host of this.#agents) host.stop()
+    await this.clock.advance(100)
   }
 
   /** What is allocated is exactly what the endpoints hold. */
@@ -279,6 +295,7 @@ class World {
       if (allocated.get(ip) !== handle)
         this.failures.push(`${ip} of ${handle} belongs to ${allocated.get(ip) ?? 'nobody'}`)
     for (const [ip, handle] of allocated) if (!wanted.has(ip)) this.failures.push(`${ip} of ${handle} is leaked`)
+    this.checker.checkAtRest()
     this.count('addresses at the end', wanted.size)
     this.count('blocks at the end', this.checker.blockCount())
   }
@@ -320,6 +337,47 @@ class Host {
       else void this.#remove(sandbox, this.#life)
     }
     for (let i = 0; i < 3; i++) void this.#makePods(this.#life)
+    const audit = new Audit({ leakGraceMs: graceMs, settleGraceMs: graceMs }, { ...deps, ipam, truth: this.#truth() })
+    void this.#auditNow(audit, this.#life)
+  }
+
+  stop(): void {
+    this.#life++
+    this.#stopFeed()
+  }
+
+  /** What this node's runtime says; about other nodes it knows nothing. */
+  #truth(): Truth {
+    return {
+      nodeExists: () => true,
+      evidence: ({ handle = '' }) =>
+        this.#sandboxes.has(handle) || this.#world.spokenFor.has(handle) ? 'a container' : undefined,
+    }
+  }
+
+  async #auditNow(audit: Audit, life: number): Promise<void> {
+    for (;;) {
+      await this.#world.sleep(this.#random.between(auditEveryMs * 0.8, auditEveryMs))
+      if (life !== this.#life) return
+      try {
+        const { freed, repaired } = await audit.pass({ cluster: this.node === 'node-0' })
+        if (life !== this.#life) return
+        this.#world.count('leaks freed', freed.length)
+        this.#world.count('repairs', repaired)
+        await this.#removeOrphans()
+      } catch (error) {
+        this.#world.count(`audit failed (${codeOf(error)})`)
+      }
+    }
+  }
+
+  /** Endpoints that a late commit has made for sandboxes that are gone: the agent's business, not ipam's. */
+  async #removeOrphans(): Promise<void> {
+    for (const { key, value } of this.#world.store.list(`${resources}/workloadendpoints/default/${this.node}-`)) {
+      const { handle } = endpointOf(value)
+      if (!this.#sandboxes.has(handle))
+        await this.#ipam.releaseByHandle(handle, { writes: [{ key, value: undefined }] })
+    }
   }
 
   crash(): void {
