@@ -345,10 +345,12 @@ export class SqliteDatastore implements Datastore {
     const { path } = this.#options
     const wal = `${basename(path)}-wal`
     try {
-      this.#hints ??= watchFiles(dirname(path), (_, name) => {
-        if (name === wal) this.#deliverSoon()
-      })
-      this.#hints.on('error', () => this.#dropHints())
+      if (!this.#hints) {
+        this.#hints = watchFiles(dirname(path), (_, name) => {
+          if (name === wal) this.#deliverSoon()
+        })
+        this.#hints.on('error', () => this.#dropHints())
+      }
     } catch {
       // Out of inotify watches, or the folder is not there yet: the look must do alone, and tries this again.
       this.#dropHints()
