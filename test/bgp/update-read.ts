@@ -1,6 +1,6 @@
 /** The fast reader's answer in the words of the twin (update-twin.ts), for tests that compare them. */
 
-import { headRoom } from '../../src/bgp/wire/attributes.ts'
+import { type Fault, headRoom } from '../../src/bgp/wire/attributes.ts'
 import { type UpdateContext, UpdateReader } from '../../src/bgp/wire/update.ts'
 import { hexOf, type TwinUpdate } from './update-twin.ts'
 
@@ -42,10 +42,7 @@ function list(body: Uint8Array, start: number, end: number, family: 4 | 6, addPa
 const reader = new UpdateReader()
 
 /** What `UpdateReader` finds; the body is put between other octets, which it must not touch. */
-export function fastRead(
-  body: Uint8Array,
-  on: UpdateContext,
-): TwinUpdate & { faults: readonly { reaction: string }[] } {
+export function fastRead(body: Uint8Array, on: UpdateContext): TwinUpdate & { faults: readonly Fault[] } {
   const around = new Uint8Array(body.length + 6).fill(0xab)
   around.set(body, 3)
   reader.read(around, 3, 3 + body.length, on)

@@ -356,6 +356,13 @@ export class UpdateGroup {
 
   // --------------------------------------------------------------------------------------------- who must not have it
 
+  /** Why the member does not get a route that the group may have, in words; undefined: it does. */
+  whyKept(member: Member, set: number, source: number): string | undefined {
+    if (source === member.source) return 'it came from there'
+    if (!this.#keptFrom(set).includes(member.source)) return undefined
+    return this.#table.sets.hop[set] === member.hop ? 'it is the next hop itself' : 'its AS is in the path'
+  }
+
   #keeps(member: Member, set: number, source: number): boolean {
     return source === member.source || this.#keptFrom(set).includes(member.source)
   }

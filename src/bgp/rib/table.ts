@@ -61,6 +61,8 @@ export interface PeerState {
 }
 
 export class Rib implements RibPort {
+  /** Towards a peer that takes several paths per prefix, one is sent. */
+  readonly abilities = { addPathIn: true, addPathOut: true, extendedNextHop: true, extendedMessage: true }
   onWork: (() => void) | undefined
   readonly sets: AttributeSets
   readonly sources = new Sources()

@@ -1,0 +1,269 @@
+/**
+ * The table for people: routes, what a peer sent and gets, and why a prefix is as it is.
+ *
+ * Nothing here is kept: views are made from the columns when somebody looks. `routes` yields from a cursor, so a caller
+ * may stop, or take a slice per turn; changes between two slices may show or not.
+ *
+ * `explain` names, for each path, the step of the decision that it lost at and to which path, or why it was refused; and
+ * for each peer, what it is sent or why it is not.
+ */
+
+import type { Family, Ip, Prefix } from '../../lib/ip.ts'
+import type { PathSource } from '../types.ts'
+import * as asPath from '../wire/as-path.ts'
+import { attributesAt, valueAt, valueLength } from '../wire/attribute-writer.ts'
+import { attributeName, code } from '../wire/attributes.ts'
+import type { AttributeSets } from './attribute-sets.ts'
+import { pathFlag } from './columns.ts'
+import { compare, eligible, steps } from './decide.ts'
+import { withheld, withheldReasons } from './export.ts'
+import type { FamilyTable } from './family-table.ts'
+import { local, refusal, refusals } from './sources.ts'
+import type { PeerState, Rib } from './table.ts'
+
+export interface AttributesView {
+  readonly origin: 'IGP' | 'EGP' | 'incomplete'
+  readonly asPath: string
+  readonly nextHop?: Ip
+  readonly localPref?: number
+  readonly med?: number
+  /** `aa:nn` and `aa:nn:mm`. */
+  readonly communities: readonly string[]
+  readonly largeCommunities: readonly string[]
+  readonly originator?: number
+  readonly clusters?: readonly number[]
+  /** Names of what else is there. */
+  readonly others: readonly string[]
+}
+
+export interface PathView {
+  readonly prefix: Prefix
+  /** Undefined: our own. */
+  readonly peer?: { readonly key: string; readonly name: string; readonly address: Ip }
+  readonly source: PathSource
+  readonly tag?: string
+  readonly pathId?: number
+  /** After import policy. */
+  readonly attributes: AttributesView
+  readonly stale: boolean
+  /** `equal`: used together with the best one. */
+  readonly state: 'best' | 'equal' | 'usable' | 'refused'
+  /** Of a refused path: why, and the policy rule where one did it. */
+  readonly why?: string
+  readonly rule?: string
+}
+
+/** A path in `explain`; `step` and `lostTo` (index into the paths) of one that lost. */
+export interface ExplainedPath extends PathView {
+  readonly step?: number
+  readonly lostTo?: number
+}
+
+export interface Advertisement {
+  readonly peer: { readonly key: string; readonly name: string; readonly address: Ip }
+  readonly advertised: boolean
+  /** As sent. */
+  readonly attributes?: AttributesView
+  readonly why?: string
+  readonly rule?: string
+}
+
+export interface Explanation {
+  readonly prefix: Prefix
+  readonly paths: readonly ExplainedPath[]
+  readonly peers: readonly Advertisement[]
+  /** Without a path of its own: the longest prefix in use that covers it. */
+  readonly coveredBy?: Prefix
+}
+
+/** All paths of a family, net by net, the used ones first; `onlyUsed` leaves out what lost or was refused. */
+export function* routes(rib: Rib, family: Family, onlyUsed = false): Iterable<PathView> {
+  const table = rib.tables[family]
+  for (let net = 0; net < table.nets.high; net++) {
+    if (!table.nets.isLive(net)) continue
+    for (const path of pathsOf(table, net)) {
+      const view = viewPath(rib, table, path)
+      if (!onlyUsed || view.state === 'best' || view.state === 'equal') yield view
+    }
+  }
+}
+
+/** What a peer announced, as received (`accepted` false) or after import policy. */
+export function* receivedFrom(rib: Rib, slot: number, family: Family): Iterable<PathView> {
+  const source = rib.peerAt(slot)?.source
+  const table = rib.tables[family]
+  for (let path = 0; source !== undefined && path < table.paths.high; path++)
+    if (table.paths.net[path]! >= 0 && table.paths.source[path] === source)
+      yield { ...viewPath(rib, table, path), attributes: viewAttributes(rib.sets, table.paths.received[path]!) }
+}
+
+/** What a peer is sent. */
+export function* advertisedTo(
+  rib: Rib,
+  slot: number,
+  family: Family,
+): Iterable<{ readonly prefix: Prefix; readonly attributes: AttributesView }> {
+  const place = rib.peerAt(slot)?.members.get(family)
+  if (!place) return
+  const { group, member } = place
+  const { nets } = rib.tables[family]
+  for (let net = 0; net < group.outSet.length; net++) {
+    const sent = group.outSet[net]!
+    if (sent === 0 || group.whyKept(member, sent - 1, group.outSource[net]!) !== undefined) continue
+    yield { prefix: nets.prefixOf(net), attributes: viewAttributes(rib.sets, sent - 1) }
+  }
+}
+
+export function explain(rib: Rib, prefix: Prefix): Explanation {
+  const table = rib.tables[prefix.family]
+  const net = table.nets.find(prefix)
+  const paths = net < 0 ? [] : pathsOf(table, net)
+  const explained = paths.map(path => {
+    const view = viewPath(rib, table, path)
+    return view.state === 'usable' ? { ...view, ...lost(table, path, paths) } : view
+  })
+  const best = net < 0 ? -1 : table.nets.best[net]!
+  const peers = rib.peers().map(state => viewAdvertisement(table, state, net, best))
+  const covering = best < 0 ? coveringOf(table, prefix) : undefined
+  return { prefix, paths: explained, peers, ...(covering && { coveredBy: covering }) }
+}
+
+/** The longest prefix in use that covers this one. */
+export function coveringOf(table: FamilyTable, prefix: Prefix): Prefix | undefined {
+  for (const net of table.nets.covering(prefix)) if (table.nets.best[net]! >= 0) return table.nets.prefixOf(net)
+  return undefined
+}
+
+/** The best path first, then the ones used with it, then the others by peer. */
+function pathsOf(table: FamilyTable, net: number): number[] {
+  const { nets, paths } = table
+  const out: number[] = []
+  for (let path = nets.first[net]!; path >= 0; path = paths.next[path]!) out.push(path)
+  const rank = (path: number) => (path === nets.best[net] ? 0 : paths.flags[path]! & pathFlag.used ? 1 : 2)
+  return out.sort((a, b) => rank(a) - rank(b) || paths.source[a]! - paths.source[b]! || a - b)
+}
+
+function viewPath(rib: Rib, table: FamilyTable, path: number): PathView {
+  const { paths, nets, sets } = table
+  const net = paths.net[path]!
+  const peer = rib.peerOf(paths.source[path]!)?.peer
+  const tag = peer ? undefined : rib.originations.tagOf(paths.used[path]!)
+  const isUsed = (paths.flags[path]! & pathFlag.used) !== 0
+  const state = nets.best[net] === path ? 'best' : isUsed ? 'equal' : eligible(table, path) ? 'usable' : 'refused'
+  return {
+    prefix: nets.prefixOf(net),
+    ...(peer && { peer: { key: peer.key, name: peer.name, address: peer.address } }),
+    source: table.sources.pathSource(paths.source[path]!),
+    ...(tag !== undefined && { tag }),
+    ...(peer?.addPathIn.includes(table.family) && { pathId: paths.id[path]! }),
+    attributes: viewAttributes(sets, paths.used[path]!),
+    stale: table.isStale(path),
+    state,
+    ...(state === 'refused' && whyRefused(rib, table, path)),
+  }
+}
+
+function whyRefused(rib: Rib, table: FamilyTable, path: number): { why: string; rule?: string } {
+  const { paths } = table
+  const why = paths.why[path]!
+  if (why === refusal.none)
+    return { why: table.deferred ? 'selection waits for peers after a restart' : 'next hop cannot be reached' }
+  const state = rib.peerOf(paths.source[path]!)
+  if (why !== refusal.policy || !state) return { why: refusals[why]! }
+  const { importer } = state
+  importer.judge(rib.identity, paths.received[path]!, table.nets, paths.net[path]!)
+  return { why: refusals[why]!, ...(importer.refusedBy !== undefined && { rule: importer.refusedBy }) }
+}
+
+/** Which step it lost at. A path that only a lower MED of its own neighbour keeps out lost to that one. */
+function lost(
+  table: FamilyTable,
+  path: number,
+  all: readonly number[],
+): { step?: number; lostTo?: number; why?: string } {
+  const { sets, paths } = table
+  const as = sets.firstAs[paths.used[path]!]
+  for (const [index, other] of all.entries()) {
+    if (other === path || !eligible(table, other)) continue
+    const sameAs = sets.firstAs[paths.used[other]!] === as
+    const by = compare(table, other, path, sameAs)
+    if (by >= 0 || (index > 0 && by !== -7)) continue
+    return { step: -by, lostTo: index, why: `${steps[-by]}${figures(table, -by, path, other)}` }
+  }
+  return {}
+}
+
+function figures(table: FamilyTable, step: number, loser: number, winner: number): string {
+  const { sets, paths } = table
+  const x = paths.used[loser]!
+  const y = paths.used[winner]!
+  if (step === 3) return ` (${sets.localPref[x]} < ${sets.localPref[y]})`
+  if (step === 5) return ` (${sets.pathLength[x]} > ${sets.pathLength[y]})`
+  if (step === 7) return ` (${sets.med[x]} > ${sets.med[y]})`
+  return ''
+}
+
+function viewAdvertisement(table: FamilyTable, state: PeerState, net: number, best: number): Advertisement {
+  const { key, name, address } = state.peer
+  const peer = { key, name, address }
+  const no = (why: string, rule?: string) => ({ peer, advertised: false, why, ...(rule !== undefined && { rule }) })
+  const place = state.members.get(table.family)
+  if (!state.up) return no('session is down')
+  if (!place) return no(`IPv${table.family} was not negotiated`)
+  if (best < 0) return no('there is no route')
+  const { group, member } = place
+  const source = table.paths.source[best]!
+  if (source === local || source !== state.source) {
+    const set = group.exporter.compute(table.paths.used[best]!, table.originOf(source), table.nets, net)
+    if (set < 0) return no(withheldReasons[set]!, set === withheld.policy ? group.exporter.refusedBy : undefined)
+    const why = group.whyKept(member, set, source)
+    const attributes = viewAttributes(table.sets, set)
+    table.sets.settle(set)
+    return why === undefined ? { peer, advertised: true, attributes } : no(why)
+  }
+  return no('it came from there')
+}
+
+// -------------------------------------------------------------------------------------------------------- attributes
+
+const origins = ['IGP', 'EGP', 'incomplete'] as const
+
+export function viewAttributes(sets: AttributeSets, set: number): AttributesView {
+  const bytes = sets.bytesOf(set)
+  const start = sets.startOf(set)
+  const end = start + sets.length[set]!
+  const view: { -readonly [K in keyof AttributesView]: AttributesView[K] } = {
+    origin: origins[sets.origin[set]!]!,
+    asPath: '',
+    communities: [],
+    largeCommunities: [],
+    others: [],
+  }
+  if (sets.hop[set]! >= 0) view.nextHop = sets.hops.ipOf(sets.hop[set]!)
+  const others: string[] = []
+  for (let at = attributesAt(bytes, start); at < end; ) {
+    const value = valueAt(bytes, at)
+    const next = value + valueLength(bytes, at)
+    const number = bytes[at + 1]!
+    if (number === code.asPath) view.asPath = asPath.pathText(bytes, value, next)
+    else if (number === code.localPref) view.localPref = asPath.u32(bytes, value)
+    else if (number === code.med) view.med = asPath.u32(bytes, value)
+    else if (number === code.originatorId) view.originator = asPath.u32(bytes, value)
+    else if (number === code.clusterList) view.clusters = wordsOf(bytes, value, next)
+    else if (number === code.communities)
+      view.communities = wordsOf(bytes, value, next).map(word => `${word >>> 16}:${word & 0xffff}`)
+    else if (number === code.largeCommunities) {
+      const words = wordsOf(bytes, value, next)
+      view.largeCommunities = words.flatMap((word, i) => (i % 3 ? [] : [`${word}:${words[i + 1]}:${words[i + 2]}`]))
+    } else if (number !== code.tag && number !== code.origin) others.push(attributeName(number))
+    at = next
+  }
+  view.others = others
+  return view
+}
+
+function wordsOf(bytes: Uint8Array, start: number, end: number): number[] {
+  const out: number[] = []
+  for (let at = start; at < end; at += 4) out.push(asPath.u32(bytes, at))
+  return out
+}
