@@ -7,6 +7,9 @@
  *      spine:   node -- RACK:br0 -- RACK:up -- fabric:br0 -- RACK:up -- RACK:br0 -- node
  *               the rack's router is that RACK namespace; it has the rack's router address on br0 and forwards
  *
+ * Every node has a default route: through its rack's router, the segment's first router, or the fabric itself. Hosts have
+ * one, and proxy ARP for a pod's gateway 169.254.1.1 answers only where some route leads there.
+ *
  * `ensure` is idempotent: a namespace that is already as wanted is left alone (its traffic flows on), one that is not is
  * made anew. `remove` ends the processes inside first, for a namespace lives as long as one of them. Nothing here ever
  * touches the namespace it was started in.
@@ -98,11 +101,10 @@ export function layOut(topology: Topology): Layout {
   const base = fabric.kind === 'l2' ? fabric.cidr : backbone.v4
   // .254 and downwards; topology.ts deals out none of the last five.
   const storeSeats = Array.from({ length: storeCount }, (_, i) => seat(base.last().plus(-1 - i)!, base.length))
+  const own = [seat(base.last().plus(-1)!, base.length)]
+  const own6 = fabric.kind === 'l2' && fabric.cidr6 ? [seat(fabric.cidr6.last().plus(-1)!, fabric.cidr6.length)] : []
   return {
-    fabric:
-      fabric.kind === 'l2'
-        ? storeSeats
-        : [...storeSeats, ...(storeCount ? [] : [seat(base.last().plus(-1)!, base.length)])],
+    fabric: [...(storeCount > 0 ? storeSeats : own), ...own6],
     storeIps: storeSeats.map(one => one.ip),
     ...(fabric.kind === 'l2' ? layOutSegment(topology, fabric) : layOutSpine(topology, fabric)),
   }
@@ -110,12 +112,22 @@ export function layOut(topology: Topology): Layout {
 
 function layOutSegment(topology: Topology, fabric: Fabric & { kind: 'l2' }): Omit<Layout, 'fabric' | 'storeIps'> {
   const common = { segment: 'fabric', mtu: fabric.mtu }
+  const router = topology.routers[0]
+  const via = router?.seat.ip ?? fabric.cidr.last().plus(-1)!
+  const via6 = fabric.cidr6 && (router?.seat6?.ip ?? fabric.cidr6.last().plus(-1)!)
   return {
     fabricRoutes: [],
     racks: [],
     stations: [
       ...topology.routers.map(router => ({ ...common, ...seatsOf(router), name: router.name, forwards: true })),
-      ...topology.nodes.map(node => ({ ...common, ...seatsOf(node), name: node.name, forwards: false })),
+      ...topology.nodes.map(node => ({
+        ...common,
+        ...seatsOf(node),
+        name: node.name,
+        via,
+        ...(via6 && node.seat6 && { via6 }),
+        forwards: false,
+      })),
     ],
   }
 }

@@ -61,6 +61,10 @@ class Prober {
     return reports.every(report => report.lost === 0 || (this.#options.untilAnswer && report.received > 0))
   }
 
+  get isEnding(): boolean {
+    return this.#ending
+  }
+
   isDone(): boolean {
     return this.#targets.every(target => target.done)
   }
@@ -128,7 +132,7 @@ async function main(): Promise<void> {
       lines.on('close', resolve)
     } else {
       const clock = new SystemClock()
-      const look = () => (prober.isDone() ? resolve() : void clock.after(5, look))
+      const look = () => (prober.isDone() || prober.isEnding ? resolve() : void clock.after(5, look))
       clock.after(5, look)
     }
   })

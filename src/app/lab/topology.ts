@@ -465,8 +465,8 @@ class Seats {
   }
 
   #dealt(segment: Prefix, from: number, path: Path): Seat {
-    // Of IPv4 the last two addresses stay out: broadcast, and the store's.
-    const end = segment.size - (segment.family === 4 ? 6n : 1n)
+    // The last addresses stay out: broadcast, the store's members, the fabric's own.
+    const end = segment.size - 6n
     for (let host = BigInt(from); host < end; host++) {
       const ip = segment.ip.plus(host)!
       if (this.#taken.has(ip.key) || this.#written.has(ip.key)) continue
