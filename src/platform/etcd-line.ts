@@ -52,7 +52,7 @@ const channelOptions = {
   'grpc.keepalive_permit_without_calls': 1,
   'grpc.initial_reconnect_backoff_ms': 100,
   'grpc.max_reconnect_backoff_ms': 1000,
-  'grpc.max_receive_message_length': 64 * 1024 * 1024,
+  'grpc.max_receive_message_length': 16 * 1024 * 1024,
   'grpc.service_config_disable_resolution': 1,
   'grpc.enable_http_proxy': 0,
 }
@@ -328,7 +328,7 @@ export class EtcdLine {
   async problemOf(endpoint: EtcdEndpoint, error: unknown): Promise<string> {
     if (endpoint.state() === connectivityState.TRANSIENT_FAILURE) return this.#reasonOf(endpoint, 0)
     const { code, details } = grpcFailure(error)
-    return code === status.DEADLINE_EXCEEDED ? 'timed out' : details
+    return code === status.DEADLINE_EXCEEDED ? 'timed out' : connectionWords(details, endpoint.url)
   }
 
   // ------------------------------------------------------------------------------------------------------------- tokens
@@ -403,8 +403,7 @@ export class EtcdLine {
       const { host } = parseEndpoint(endpoint.url)!
       return `certificate is for ${endpoint.foreignNames}, not for ${host}`
     }
-    const words = (text: string) => connectWords.find(([pattern]) => pattern.test(text))?.[1]
-    return words(details) ?? (details.includes('Last error: null') ? words(await knock(endpoint.url)) : details) ?? late
+    return connectionWords(details, endpoint.url)
   }
 }
 
@@ -425,6 +424,12 @@ const connectWords: readonly (readonly [RegExp, string])[] = [
   [/wrong version number|packet length too long/i, 'does not speak TLS'],
   [/ECONNRESET|hang up|disconnected before secure/i, 'closed the connection'],
 ]
+
+/** Why a channel is down, from gRPC's text or, where gRPC has none, from an own look. */
+async function connectionWords(details: string, url: string): Promise<string> {
+  const text = details.includes('Last error: null') ? await knock(url) : details
+  return connectWords.find(([pattern]) => pattern.test(text))?.[1] ?? text
+}
 
 /** The system's own answer to a plain TCP connection, as an errno name. */
 async function knock(url: string): Promise<string> {

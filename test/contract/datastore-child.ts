@@ -22,9 +22,16 @@ function openStore(): Datastore {
     : new SqliteDatastore({ path: where }, deps)
 }
 
-/** Not buffered: a line that was printed was printed before a SIGKILL. */
+/** Not buffered: a line that was printed was printed before a SIGKILL. Waits when the reader is slow. */
 function say(line: string): void {
-  writeSync(1, `${line}\n`)
+  for (let rest = Buffer.from(`${line}\n`); rest.length > 0; ) {
+    try {
+      rest = rest.subarray(writeSync(1, rest))
+    } catch (error) {
+      if (!(error instanceof Error && 'code' in error && error.code === 'EAGAIN')) throw error
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1)
+    }
+  }
 }
 
 const store = openStore()

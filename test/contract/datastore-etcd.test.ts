@@ -52,7 +52,7 @@ describeDatastore('etcd', async () => {
     client: () => open([server.url]),
     wait,
     compact: () => compact(server),
-    leaseMs: 1000,
+    leaseMs: 2000,
     stop: () => server.stop(),
   }
 })
@@ -182,39 +182,41 @@ describe('etcd in trouble', () => {
     await relay.stop()
   })
 
-  test('down: unavailable at once, with the reason; back: works again', { timeout: 30_000 }, async () => {
+  test('down: unavailable at once, with the reason; back: works again', { timeout: 60_000 }, async () => {
     await store.get('/x')
     await server.kill()
-    const started = performance.now()
-    const refused = new RegExp(`^store does not answer: ${server.url} refused \\(1 of 1\\)$`)
-    await fails(store.get('/x'), 'unavailable', refused)
-    await fails(store.commit([], [{ key: '/x', value: '1' }]), 'unavailable', refused)
-    await fails(store.lease(1000), 'unavailable', refused)
-    ok(performance.now() - started < 5000)
-    deepEqual((await store.status()).endpoints, [{ endpoint: server.url, problem: 'refused' }])
-    await server.restart()
+    try {
+      const started = performance.now()
+      const refused = new RegExp(`^store does not answer: ${server.url} refused \\(1 of 1\\)$`)
+      await fails(store.get('/x'), 'unavailable', refused)
+      await fails(store.commit([], [{ key: '/x', value: '1' }]), 'unavailable', refused)
+      await fails(store.lease(1000), 'unavailable', refused)
+      ok(performance.now() - started < 12_000, 'each of the three gives up before its five seconds')
+      deepEqual((await store.status()).endpoints, [{ endpoint: server.url, problem: 'refused' }])
+    } finally {
+      await server.restart()
+    }
     ok((await store.commit([], [{ key: '/x', value: '1' }])).ok)
   })
 
-  test('frozen: a commit is of unknown outcome, a read is unavailable, both in time', { timeout: 30_000 }, async () => {
-    const hasty = open([server.url], { requestTimeoutMs: 600 })
+  test('frozen: a commit is of unknown outcome, a read is unavailable, both in time', { timeout: 60_000 }, async () => {
+    const hasty = open([server.url], { requestTimeoutMs: 1500 })
     await hasty.get('/frozen')
     server.freeze()
-    await fails(hasty.commit([], [{ key: '/frozen', value: '1' }]), 'unknown-outcome', /timed out after 600 ms/)
-    await fails(hasty.get('/frozen'), 'unavailable', /timed out/)
-    server.thaw()
-    // Whatever became of it, reading tells, and the next compare-and-commit is decided by what is there.
-    const now = await hasty.get('/frozen')
-    const retried = await hasty.commit(
-      [{ key: '/frozen', modRevision: now?.modRevision ?? 0 }],
-      [{ key: '/frozen', value: '2' }],
-    )
-    ok(retried.ok)
+    try {
+      await fails(hasty.commit([], [{ key: '/frozen', value: '1' }]), 'unknown-outcome', /timed out after 1\.5 s/)
+      await fails(hasty.get('/frozen'), 'unavailable', /timed out/)
+    } finally {
+      server.thaw()
+    }
+    // It may still happen, even after a read that does not show it: compare-and-commit is what stays right.
+    await increment(hasty, '/frozen', 2)
+    match((await hasty.get('/frozen'))?.value ?? '', /^[123]$/)
     await hasty.close()
   })
 
   test('increments through cut connections: unknown outcomes are resolved by reading', {
-    timeout: 30_000,
+    timeout: 60_000,
   }, async () => {
     const relay = await Relay.start(server.port)
     const far = open([relay.url])
@@ -249,11 +251,12 @@ describe('etcd in trouble', () => {
 
   test('list: more than one message can hold', { timeout: 60_000 }, async () => {
     const value = 'v'.repeat(1_000_000)
-    for (let i = 0; i < 80; i += 8)
-      await Promise.all(Array.from({ length: 8 }, (_, n) => store.commit([], [{ key: `/big/${i + n}`, value }])))
-    const { entries } = await store.list('/big/')
-    equal(entries.length, 80)
+    const patient = open([server.url], { requestTimeoutMs: 20_000 })
+    for (let i = 0; i < 24; i++) ok((await patient.commit([], [{ key: `/big/${i}`, value }])).ok)
+    const { entries } = await patient.list('/big/')
+    equal(entries.length, 24)
     ok(entries.every(entry => entry.value === value))
+    await patient.close()
   })
 
   test('two endpoints, one dead: the other is used, before and after', async () => {
@@ -280,7 +283,7 @@ describe('etcd in trouble', () => {
   })
 
   test('a store put back in time, or another one at its address, is told to the watch', {
-    timeout: 30_000,
+    timeout: 60_000,
   }, async () => {
     const other = await EtcdServer.start()
     const client = open([other.url])
@@ -405,7 +408,7 @@ describe('etcd of three members', () => {
     deepEqual(alarms, [])
   })
 
-  test('the leader dies, then comes back: writes and watch go on', { timeout: 30_000 }, async () => {
+  test('the leader dies, then comes back: writes and watch go on', { timeout: 60_000 }, async () => {
     await writeSurely('/m/0')
     const dying = await leader()
     await dying.kill()
@@ -419,27 +422,33 @@ describe('etcd of three members', () => {
   test('each member freezes in turn: the others are used', { timeout: 60_000 }, async () => {
     for (const [i, member] of members.entries()) {
       member.freeze()
-      const started = performance.now()
-      await writeSurely(`/m/frozen-${i}`)
-      ok(performance.now() - started < 10_000, 'one frozen member costs one timeout and an election at most')
-      member.thaw()
+      try {
+        const started = performance.now()
+        await writeSurely(`/m/frozen-${i}`)
+        ok(performance.now() - started < 15_000, 'one frozen member costs one timeout and an election at most')
+      } finally {
+        member.thaw()
+      }
     }
     await watchHasAll()
   })
 
-  test('no quorum: an error in time, and the watch says that it is cut off', { timeout: 30_000 }, async () => {
+  test('no quorum: an error in time, and the watch says that it is cut off', { timeout: 60_000 }, async () => {
     const [first, second] = members
     await first!.kill()
     await second!.kill()
-    const started = performance.now()
-    await rejects(store.get('/m/0'), error => hasCode(error, 'unavailable'))
-    await rejects(
-      store.commit([], [{ key: '/other', value: 'x' }]),
-      error => hasCode(error, 'unavailable') || hasCode(error, 'unknown-outcome'),
-    )
-    ok(performance.now() - started < 6000)
-    await until(wait, 'the watch says so', () => seen.connected.at(-1) === false)
-    await Promise.all([first!.restart(), second!.restart()])
+    try {
+      const started = performance.now()
+      await rejects(store.get('/m/0'), error => hasCode(error, 'unavailable'))
+      await rejects(
+        store.commit([], [{ key: '/other', value: 'x' }]),
+        error => hasCode(error, 'unavailable') || hasCode(error, 'unknown-outcome'),
+      )
+      ok(performance.now() - started < 10_000, 'two calls of two seconds each')
+      await until(wait, 'the watch says so', () => seen.connected.at(-1) === false)
+    } finally {
+      await Promise.all([first!.restart(), second!.restart()])
+    }
     await writeSurely('/m/quorum')
     await watchHasAll()
     await until(wait, 'the watch is back', () => seen.connected.at(-1) === true)
@@ -536,7 +545,7 @@ describe('etcd with TLS and passwords', () => {
     equal(seen.lost?.code, 'denied')
   })
 
-  test('tokens that die with a restart are renewed, for calls and for watches', { timeout: 30_000 }, async () => {
+  test('tokens that die with a restart are renewed, for calls and for watches', { timeout: 60_000 }, async () => {
     const client = connectAs(root)
     const seen = new Recorder()
     client.watch('/shown/', (await client.list('/shown/')).revision, seen.on)
