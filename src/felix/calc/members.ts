@@ -1,0 +1,174 @@
+/**
+ * Members of the address sets that rules name: exact, counted, told as differences.
+ *
+ * A set is a selector, alone (`hash:net`: every address or range of what it names) or with a named port (`hash:ip,port`:
+ * address, protocol and number of each port of that name). Two items may give the same member, such as an endpoint and
+ * a network set; so members are counted and leave with the last that gives them. A range of the whole family goes in as
+ * its two halves, since no kernel set holds it as one, and is counted so too: a half may come from elsewhere as well.
+ *
+ * `flush` tells what differs since the last one: what came and went in between is not told at all. Contract §4.1, §4.7.
+ */
+
+import { createHash } from 'node:crypto'
+import { Prefix, type Family } from '../../lib/ip.ts'
+import type { Selector } from '../../model/index.ts'
+import { SelectorIndex, type ItemLabels } from './match.ts'
+
+/** A protocol as ipset prints it, with a number. */
+export interface NamedPort {
+  readonly name: string
+  readonly protocol: 'tcp' | 'udp' | 'sctp'
+  readonly port: number
+}
+
+export interface MemberItem {
+  readonly labels: ItemLabels
+  readonly parents: readonly string[]
+  readonly nets: readonly Prefix[]
+  readonly ports: readonly NamedPort[]
+}
+
+export interface SetDefinition {
+  readonly selector: Selector
+  readonly port?: { readonly name: string; readonly protocol: NamedPort['protocol'] }
+}
+
+export interface MemberChange {
+  readonly set: string
+  readonly family: Family
+  readonly added: readonly string[]
+  readonly removed: readonly string[]
+}
+
+/** Calico's id of a set: of the selector alone, or of selector, protocol and port name together. */
+export function setId({ selector, port }: SetDefinition): string {
+  if (!port) return selector.id
+  const text = `${selector.text},${port.protocol},${port.name}`
+  return `n:${createHash('sha224').update(text).digest('base64url')}`
+}
+
+export class Members {
+  readonly #index: SelectorIndex
+  readonly #items = new Map<string, MemberItem>()
+  readonly #sets = new Map<string, SetDefinition>()
+  /** By set, then by member: how many items give it. */
+  readonly #counts = new Map<string, Map<string, number>>()
+  /** By set, then by member: whether it was there at the last flush. Only of members whose count moved. */
+  readonly #touched = new Map<string, Map<string, boolean>>()
+
+  constructor() {
+    this.#index = new SelectorIndex({
+      matchStarted: (set, item) => this.#give(set, item, 1),
+      matchStopped: (set, item) => this.#give(set, item, -1),
+    })
+  }
+
+  /** Somebody names this set now. Its members are told with the next flush. */
+  want(definition: SetDefinition): string {
+    const id = setId(definition)
+    if (this.#sets.has(id)) return id
+    this.#sets.set(id, definition)
+    this.#counts.set(id, new Map())
+    this.#index.selector(id, definition.selector)
+    return id
+  }
+
+  /** Nobody names it any more: it is forgotten without a word about its members. */
+  unwant(id: string): void {
+    this.#index.selector(id, undefined)
+    this.#sets.delete(id)
+    this.#counts.delete(id)
+    this.#touched.delete(id)
+  }
+
+  item(id: string, item: MemberItem | undefined): void {
+    const before = this.#items.get(id)
+    // Addresses first: what matches before and after gives up the old ones and gives the new ones.
+    if (before && item && !sameAddresses(before, item))
+      for (const set of this.#index.selectorsOf(id)) {
+        this.#count(set, before, -1)
+        this.#count(set, item, 1)
+      }
+    if (item) this.#items.set(id, item)
+    this.#index.item(id, item?.labels, item?.parents)
+    // Matches that stop ask for the item's addresses, so it is forgotten last.
+    if (!item) this.#items.delete(id)
+  }
+
+  parent(id: string, labels: ItemLabels | undefined): void {
+    this.#index.parent(id, labels)
+  }
+
+  /** All members of a set now. */
+  members(id: string): string[] {
+    return [...(this.#counts.get(id)?.keys() ?? [])].sort()
+  }
+
+  flush(): MemberChange[] {
+    const changes: MemberChange[] = []
+    for (const [set, touched] of this.#touched)
+      for (const family of [4, 6] as const) {
+        const added: string[] = []
+        const removed: string[] = []
+        for (const [member, was] of touched) {
+          const is = this.#counts.get(set)!.has(member)
+          if (is === was || familyOf(member) !== family) continue
+          if (is) added.push(member)
+          else removed.push(member)
+        }
+        if (added.length + removed.length > 0)
+          changes.push({ set, family, added: added.sort(), removed: removed.sort() })
+      }
+    this.#touched.clear()
+    return changes
+  }
+
+  #give(set: string, item: string, by: 1 | -1): void {
+    this.#count(set, this.#items.get(item)!, by)
+  }
+
+  #count(set: string, item: MemberItem, by: 1 | -1): void {
+    const counts = this.#counts.get(set)
+    if (!counts) return
+    const touched = this.#touched.get(set) ?? new Map<string, boolean>()
+    this.#touched.set(set, touched)
+    for (const member of membersOf(item, this.#sets.get(set)!)) {
+      const count = counts.get(member) ?? 0
+      if (!touched.has(member)) touched.set(member, count > 0)
+      if (count + by > 0) counts.set(member, count + by)
+      else counts.delete(member)
+    }
+  }
+}
+
+/** What one item gives to a set, each member once. */
+function membersOf({ nets, ports }: MemberItem, { port }: SetDefinition): Set<string> {
+  const members = new Set<string>()
+  for (const net of nets) {
+    if (!port)
+      for (const half of net.length > 0 ? [net] : halves(net)) members.add(half.isHost() ? half.ip.key : half.key)
+    // A named port belongs to an address; a range has no ports.
+    else if (net.isHost())
+      for (const { name, protocol, port: number } of ports)
+        if (name === port.name && protocol === port.protocol) members.add(`${net.ip.key},${protocol}:${number}`)
+  }
+  return members
+}
+
+function halves(whole: Prefix): Prefix[] {
+  const low = new Prefix(whole.ip, 1)
+  return [low, new Prefix(low.last().plus(1)!, 1)]
+}
+
+/** An IPv6 member has a colon in its address; the one before a port number does not count. */
+function familyOf(member: string): Family {
+  return member.split(',', 1)[0]!.includes(':') ? 6 : 4
+}
+
+function sameAddresses(a: MemberItem, b: MemberItem): boolean {
+  return (
+    a.nets.length === b.nets.length &&
+    a.nets.every((net, i) => net.equals(b.nets[i]!)) &&
+    JSON.stringify(a.ports) === JSON.stringify(b.ports)
+  )
+}
