@@ -92,7 +92,8 @@ function withdrawals(): Uint8Array[] {
         Uint8Array.from([
           0,
           0,
-          ...[(length + 7) >> 8, (length + 7) & 255],
+          (length + 7) >> 8,
+          (length + 7) & 255,
           0x90,
           15,
           (length + 3) >> 8,
@@ -110,8 +111,9 @@ function withdrawals(): Uint8Array[] {
 
 const clock = { now: () => performance.now(), wall: () => Date.now(), after: () => ({ cancel: () => undefined }) }
 
-function feed(rib: Rib, bodies: readonly Uint8Array[]): { ms: number; octets: number; longestMs: number } {
+function feed(rib: Rib, bodies: readonly Uint8Array[]) {
   const start = performance.now()
+  const cpu = process.cpuUsage()
   let octets = 0
   let longestMs = 0
   const drain = () => {
@@ -127,7 +129,8 @@ function feed(rib: Rib, bodies: readonly Uint8Array[]): { ms: number; octets: nu
   }
   while (rib.step(5)) drain()
   while ([...Array(receivers).keys()].some(i => rib.hasOutput(i + 1))) drain()
-  return { ms: performance.now() - start, octets, longestMs }
+  const used = process.cpuUsage(cpu)
+  return { ms: performance.now() - start, cpuMs: (used.user + used.system) / 1000, octets, longestMs }
 }
 
 const up = announcements()
@@ -147,8 +150,8 @@ for (let round = 0; round < Number(values.rounds); round++) {
   rib.takeUpdates(0)
   console.log(
     `${prefixes} prefixes, ${up.length} UPDATEs, ${receivers} receivers: ` +
-      `${inAndOut.ms.toFixed(0)} ms (${perPrefix(inAndOut.ms)}, longest slice ${inAndOut.longestMs.toFixed(1)} ms), ` +
-      `${(inAndOut.octets / 1e6).toFixed(1)} MB out, withdrawn in ${gone.ms.toFixed(0)} ms (${perPrefix(gone.ms)}, ` +
+      `${inAndOut.ms.toFixed(0)} ms, CPU ${inAndOut.cpuMs.toFixed(0)} ms (${perPrefix(inAndOut.ms)}, longest slice ${inAndOut.longestMs.toFixed(1)} ms), ` +
+      `${(inAndOut.octets / 1e6).toFixed(1)} MB out, withdrawn in ${gone.ms.toFixed(0)} ms, CPU ${gone.cpuMs.toFixed(0)} ms (${perPrefix(gone.ms)}, ` +
       `${(gone.octets / 1e6).toFixed(1)} MB), held ${(held / prefixes).toFixed(0)} octets/prefix, ` +
       `RSS ${(process.memoryUsage().rss / 2 ** 20).toFixed(0)} MiB`,
   )

@@ -270,7 +270,7 @@ class Pair {
     for (const [slot, listener] of this.listeners) {
       const expected = this.model.expected(slot)
       expect(listener.held, `what ${this.terms.get(slot)!.key} holds`).toEqual(expected)
-      expect(listener.endOfRib.toSorted()).toEqual([4, 6])
+      expect(listener.endOfRib.toSorted((a, b) => a - b)).toEqual([4, 6])
       for (const family of [4, 6] as const) {
         const of = (key: string) => (key.includes(':') ? 6 : 4) === family
         const paths = [...this.model.peers.get(slot)!.paths]
