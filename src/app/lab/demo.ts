@@ -44,7 +44,7 @@ async function step(number: number, name: string, work: () => Promise<Said>): Pr
   const head = `[${number}/${steps}] ${name.padEnd(18)}`
   try {
     const { line, proof } = await work()
-    console.log(`${head} ok   ${line.padEnd(62)} ${seconds(clock.now() - started)}`)
+    console.log(`${head} ok   ${line.padEnd(68)} ${seconds(clock.now() - started)}`)
     if (proof !== undefined) console.log(indent(proof))
   } catch (error) {
     console.log(`${head} FAIL ${seconds(clock.now() - started)}`)
@@ -289,10 +289,10 @@ async function podPings(lab: Lab): Promise<Said> {
   const outside = count(from => from === gateway, false)
   const six = count(() => true, true)
   const routes = await lab.exec(lab.topology.nodes[0]!.name, ['ip', 'route'])
-  const more = six > 0 ? `, ${six} of ${six} over IPv6` : ''
+  const more = six > 0 ? `, ${six} of ${six} in IPv6` : ''
   return {
-    line: `${between} of ${between} pings between nodes, ${outside} of ${outside} from the gateway${more}   $ ip route`,
-    proof: routes.stdout.trim(),
+    line: `${between} of ${between} pings between nodes, ${outside} of ${outside} from the gateway${more}`,
+    proof: `(on ${lab.topology.nodes[0]!.name}) $ ip route\n${routes.stdout.trim()}`,
   }
 }
 

@@ -94,8 +94,8 @@ const programs: Record<RouterKind, RouterProgram> = {
       },
     ],
     routes: (plan, family) => ({
-      argv: birdc(plan, family === 4 ? 'show route table master4' : 'show route table master6'),
-      shown: 'birdc show route',
+      argv: birdc(plan, family === 4 ? 'show route primary table master4' : 'show route primary table master6'),
+      shown: 'birdc show route primary',
     }),
     sessions: plan => birdc(plan, 'show protocols'),
     parseSessions: text =>

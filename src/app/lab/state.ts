@@ -10,9 +10,9 @@
  * ROOT is /run/manx-lab for root, a folder of the user otherwise (user namespaces hide /run), or MANX_LAB_DIR.
  */
 
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
 import { homedir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { CodedError } from '../../lib/errors.ts'
 import type { Launched } from './process.ts'
 import { parseTopology, type RouterKind, type Topology } from './topology.ts'
@@ -86,8 +86,14 @@ export class LabFolder {
     for (const name of ['processes', 'pods', 'logs']) mkdirSync(join(this.path, name), { recursive: true, mode: 0o755 })
   }
 
+  /** The lab's folder, and the root when it was the last. */
   remove(): void {
     rmSync(this.path, { recursive: true, force: true })
+    try {
+      rmdirSync(dirname(this.path))
+    } catch {
+      // other labs, or the holder's files, are still there
+    }
   }
 
   record(): LabRecord | undefined {
