@@ -111,7 +111,23 @@ function withdrawals(): Uint8Array[] {
 
 const clock = { now: () => performance.now(), wall: () => Date.now(), after: () => ({ cancel: () => undefined }) }
 
-function feed(rib: Rib, bodies: readonly Uint8Array[]) {
+/** Bodies one behind the other, as they arrive: a million small buffers would be what is measured. */
+interface Stream {
+  readonly bytes: Uint8Array
+  /** Where each body begins; one more for the end. */
+  readonly starts: Int32Array
+}
+
+function streamOf(bodies: readonly Uint8Array[]): Stream {
+  const starts = new Int32Array(bodies.length + 1)
+  for (const [i, body] of bodies.entries()) starts[i + 1] = starts[i]! + body.length
+  const bytes = new Uint8Array(starts[bodies.length]!)
+  for (const [i, body] of bodies.entries()) bytes.set(body, starts[i]!)
+  return { bytes, starts }
+}
+
+function feed(rib: Rib, { bytes, starts }: Stream) {
+  const bodies = starts.length - 1
   const start = performance.now()
   const cpu = process.cpuUsage()
   let octets = 0
@@ -120,9 +136,9 @@ function feed(rib: Rib, bodies: readonly Uint8Array[]) {
     for (let slot = 1; slot <= receivers; slot++) for (const part of rib.take(slot, 1 << 18)) octets += part.length
   }
   // As a session does it: some messages of one read, then the work they made.
-  for (let i = 0; i < bodies.length; i += 1000) {
+  for (let i = 0; i < bodies; i += 1000) {
     const before = performance.now()
-    for (let j = i; j < Math.min(i + 1000, bodies.length); j++) rib.receive(0, bodies[j]!, 0, bodies[j]!.length)
+    for (let j = i; j < Math.min(i + 1000, bodies); j++) rib.receive(0, bytes, starts[j]!, starts[j + 1]!)
     rib.step(5)
     drain()
     longestMs = Math.max(longestMs, performance.now() - before)
@@ -133,8 +149,9 @@ function feed(rib: Rib, bodies: readonly Uint8Array[]) {
   return { ms: performance.now() - start, cpuMs: (used.user + used.system) / 1000, octets, longestMs }
 }
 
-const up = announcements()
-const down = withdrawals()
+const up = streamOf(announcements())
+const down = streamOf(withdrawals())
+const nothing = streamOf([])
 const perPrefix = (ms: number) => `${((ms * 1e6) / prefixes).toFixed(0)} ns/prefix`
 for (let round = 0; round < Number(values.rounds); round++) {
   const rib = new Rib(
@@ -143,13 +160,13 @@ for (let round = 0; round < Number(values.rounds); round++) {
   )
   rib.addPeer(peer(0, 65001))
   for (let slot = 1; slot <= receivers; slot++) rib.addPeer(peer(slot, 65001 + slot))
-  feed(rib, [])
+  feed(rib, nothing)
   const inAndOut = feed(rib, up)
   const held = rib.octets
   const gone = feed(rib, down)
   rib.takeUpdates(0)
   console.log(
-    `${prefixes} prefixes, ${up.length} UPDATEs, ${receivers} receivers: ` +
+    `${prefixes} prefixes, ${up.starts.length - 1} UPDATEs, ${receivers} receivers: ` +
       `${inAndOut.ms.toFixed(0)} ms, CPU ${inAndOut.cpuMs.toFixed(0)} ms (${perPrefix(inAndOut.ms)}, longest slice ${inAndOut.longestMs.toFixed(1)} ms), ` +
       `${(inAndOut.octets / 1e6).toFixed(1)} MB out, withdrawn in ${gone.ms.toFixed(0)} ms, CPU ${gone.cpuMs.toFixed(0)} ms (${perPrefix(gone.ms)}, ` +
       `${(gone.octets / 1e6).toFixed(1)} MB), held ${(held / prefixes).toFixed(0)} octets/prefix, ` +

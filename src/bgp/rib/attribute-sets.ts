@@ -16,7 +16,7 @@ import { Ip } from '../../lib/ip.ts'
 import * as asPath from '../wire/as-path.ts'
 import { attributesAt, valueAt, valueLength } from '../wire/attribute-writer.ts'
 import { code } from '../wire/attributes.ts'
-import { Slots, grown, words, Nets } from './columns.ts'
+import { grown, moved, Nets, Slots, words } from './columns.ts'
 
 /** Bits of `AttributeSets.marks`. */
 export const mark = {
@@ -139,13 +139,15 @@ export class AttributeSets {
     const { table, mask, old, oldMask } = this.#slots
     let at = hash & mask
     for (let value = table[at]!; value !== 0; value = table[at]!) {
-      if (this.#hash[value - 1] === hash && this.#equals(value - 1, bytes, start, end)) return value - 1
+      if (((value ^ hash) & ~mask) === 0 && this.#equals((value & mask) - 1, bytes, start, end))
+        return (value & mask) - 1
       at = (at + 1) & mask
     }
     if (old.length === 0) return -1
     at = hash & oldMask
     for (let value = old[at]!; value !== 0; value = old[at]!) {
-      if (value > 0 && this.#hash[value - 1] === hash && this.#equals(value - 1, bytes, start, end)) return value - 1
+      const set = (value & oldMask) - 1
+      if (((value ^ hash) & ~oldMask) === 0 && value !== moved && this.#equals(set, bytes, start, end)) return set
       at = (at + 1) & oldMask
     }
     return -1

@@ -33,11 +33,16 @@ export const pathFlag = {
   used: 1,
 } as const
 
-const moved = -1
+/** No entry: an id never fills all its bits. */
+export const moved = -1
 /** Slots moved per insertion while the index grows: it must be through before the larger one fills up. */
 const movesPerInsert = 16
 
-/** Open-addressing index from hash to id. Lookups are written out where the keys are; this keeps the slots. */
+/**
+ * Open-addressing index from hash to id. A slot is id + 1 in its low bits, which the size of the table leaves room for,
+ * and the hash's high bits above: a probe that meets another entry sees so without reading that entry's key, which is
+ * what costs when the table is larger than the cache. Lookups are written out where the keys are.
+ */
 export class Slots {
   table: Int32Array
   mask: number
@@ -58,7 +63,7 @@ export class Slots {
     return this.table.byteLength + this.old.byteLength
   }
 
-  /** Adds `id`, which is not in the index. */
+  /** Adds `id`, which is not in the index. Ids are given out densely: fewer than the table has slots. */
   insert(hash: number, id: number): void {
     if (this.old.length > 0) this.#move(movesPerInsert)
     if (++this.#count > this.table.length * 0.6) this.#grow()
@@ -68,21 +73,22 @@ export class Slots {
   /** Removes `id`, which is in the index. */
   remove(hash: number, id: number): void {
     this.#count--
-    const wanted = id + 1
+    const wanted = (hash & ~this.mask) | (id + 1)
     let at = hash & this.mask
     for (let value = this.table[at]!; value !== 0; value = this.table[at]!) {
       if (value === wanted) return this.#close(at)
       at = (at + 1) & this.mask
     }
+    const old = (hash & ~this.oldMask) | (id + 1)
     at = hash & this.oldMask
-    while (this.old[at] !== wanted) at = (at + 1) & this.oldMask
+    while (this.old[at] !== old) at = (at + 1) & this.oldMask
     this.old[at] = moved
   }
 
   #put(hash: number, id: number): void {
     let at = hash & this.mask
     while (this.table[at] !== 0) at = (at + 1) & this.mask
-    this.table[at] = id + 1
+    this.table[at] = (hash & ~this.mask) | (id + 1)
   }
 
   /** Closes the gap at `gap`: what probed past it moves up, so that no tombstone is needed. */
@@ -93,7 +99,7 @@ export class Slots {
       at = (at + 1) & mask
       const value = table[at]!
       if (value === 0) break
-      const home = this.#hashOf(value - 1) & mask
+      const home = this.#hashOf((value & mask) - 1) & mask
       if (((at - home) & mask) < ((at - gap) & mask)) continue
       table[gap] = value
       gap = at
@@ -115,9 +121,10 @@ export class Slots {
     const end = Math.min(this.#moveAt + slots, this.old.length)
     for (; this.#moveAt < end; this.#moveAt++) {
       const value = this.old[this.#moveAt]!
-      if (value <= 0) continue
+      if (value === 0 || value === moved) continue
+      const id = (value & this.oldMask) - 1
       this.old[this.#moveAt] = moved
-      this.#put(this.#hashOf(value - 1), value - 1)
+      this.#put(this.#hashOf(id), id)
     }
     if (this.#moveAt === this.old.length) this.old = new Int32Array(0)
   }
@@ -168,13 +175,16 @@ export class Nets {
     const { key, length: lengths } = this
     let at = hash & mask
     for (let value = table[at]!; value !== 0; value = table[at]!) {
-      if (key[value - 1] === address && lengths[value - 1] === length) return value - 1
+      const net = (value & mask) - 1
+      if (((value ^ hash) & ~mask) === 0 && key[net] === address && lengths[net] === length) return net
       at = (at + 1) & mask
     }
     if (old.length === 0) return -1
     at = hash & oldMask
     for (let value = old[at]!; value !== 0; value = old[at]!) {
-      if (value > 0 && key[value - 1] === address && lengths[value - 1] === length) return value - 1
+      const net = (value & oldMask) - 1
+      if (((value ^ hash) & ~oldMask) === 0 && value !== moved && key[net] === address && lengths[net] === length)
+        return net
       at = (at + 1) & oldMask
     }
     return -1
@@ -194,13 +204,15 @@ export class Nets {
     const { table, mask, old, oldMask } = this.#slots
     let at = hash & mask
     for (let value = table[at]!; value !== 0; value = table[at]!) {
-      if (this.#same6(value - 1, a, b, c, d, length)) return value - 1
+      if (((value ^ hash) & ~mask) === 0 && this.#same6((value & mask) - 1, a, b, c, d, length))
+        return (value & mask) - 1
       at = (at + 1) & mask
     }
     if (old.length === 0) return -1
     at = hash & oldMask
     for (let value = old[at]!; value !== 0; value = old[at]!) {
-      if (value > 0 && this.#same6(value - 1, a, b, c, d, length)) return value - 1
+      const net = (value & oldMask) - 1
+      if (((value ^ hash) & ~oldMask) === 0 && value !== moved && this.#same6(net, a, b, c, d, length)) return net
       at = (at + 1) & oldMask
     }
     return -1

@@ -488,7 +488,7 @@ class Pending {
   clear(): void {
     for (let i = 0; i < this.buckets; i++) this.#bucketOf[this.#sets[i]!] = 0
     this.buckets = this.#count = this.withdrawnCount = 0
-    this.onlys.length = this.#withdrawnSource.length = this.#withdrawnExcluded.length = this.#excluded.length = 0
+    this.onlys.length = 0
   }
 
   withdraw(net: number, source: number, excluded: Excluded): void {
