@@ -242,7 +242,11 @@ function history(seed: number, steps: number): void {
     }
     for (const [set, definition] of wanted) {
       const expected = plainly(definition, items, parents)
-      deepEqual([...(believed.get(set) ?? [])].sort(), expected, `seed ${seed}, step ${step}: ${definition.selector.text}`)
+      deepEqual(
+        [...(believed.get(set) ?? [])].sort(),
+        expected,
+        `seed ${seed}, step ${step}: ${definition.selector.text}`,
+      )
       deepEqual(members.members(set), expected)
     }
   }

@@ -28,69 +28,99 @@ export interface State {
   readonly problems?: readonly string[]
 }
 
-export interface Walk {
+/** What the harness needs of any kind of state. */
+export interface AnyState<O> {
   readonly name: string
-  readonly steps: readonly State[]
-  readonly order: (objects: Input[]) => Input[]
+  readonly objects: readonly O[]
+}
+
+export interface Walk<S> {
+  readonly name: string
+  readonly steps: readonly S[]
+  readonly order: <T>(objects: T[]) => T[]
   readonly flush: 'each step' | 'each object' | 'at the end'
 }
 
-const empty: State = { name: 'nothing', objects: [] }
-const asWritten = (objects: Input[]): Input[] => objects
+/** How one kind of calculator is fed and looked at. */
+export interface Driver<S, O> {
+  keyOf(object: O): string
+  put(object: O): void
+  remove(object: O): void
+  flush(): void
+  /** Compares what the flushes told so far with the state; `where` goes into the message. */
+  check(state: S, where: string): void
+}
+
+const asWritten = <T>(objects: T[]): T[] => objects
+const inReverse = <T>(objects: T[]): T[] => objects.reverse()
 
 /** Every way to walk the list. */
-export function walks(states: readonly State[]): Walk[] {
+export function walks<S extends AnyState<unknown>>(states: readonly S[], empty: S): Walk<S>[] {
   const backwards = [...states].reverse()
   const between = states.flatMap(state => [state, empty])
   const shuffled = [11, 12, 13].map(seed => ({
     name: `objects shuffled, seed ${seed}`,
     steps: states,
-    order: (objects: Input[]) => shuffle(objects, new SimRandom(seed)),
+    order: <T>(objects: T[]) => shuffle(objects, new SimRandom(seed)),
     flush: 'each step' as const,
   }))
+  const round = [...states, empty, ...backwards, empty]
   return [
     { name: 'as written', steps: states, order: asWritten, flush: 'each step' },
     { name: 'backwards', steps: backwards, order: asWritten, flush: 'each step' },
-    { name: 'objects reversed', steps: states, order: objects => objects.reverse(), flush: 'each step' },
+    { name: 'objects reversed', steps: states, order: inReverse, flush: 'each step' },
     ...shuffled,
     { name: 'empty between', steps: between, order: asWritten, flush: 'each step' },
-    {
-      name: 'back to empty and again',
-      steps: [...states, empty, ...backwards, empty],
-      order: asWritten,
-      flush: 'each step',
-    },
+    { name: 'back to empty and again', steps: round, order: asWritten, flush: 'each step' },
     { name: 'squashed', steps: states, order: asWritten, flush: 'at the end' },
-    { name: 'squashed backwards', steps: backwards, order: objects => objects.reverse(), flush: 'at the end' },
+    { name: 'squashed backwards', steps: backwards, order: inReverse, flush: 'at the end' },
     { name: 'split', steps: states, order: asWritten, flush: 'each object' },
-    { name: 'split backwards', steps: backwards, order: objects => objects.reverse(), flush: 'each object' },
+    { name: 'split backwards', steps: backwards, order: inReverse, flush: 'each object' },
   ]
 }
 
 /** Walks and checks; the message of a failure names walk and step. */
-export function check(walk: Walk): void {
-  const graph = new Graph({ node: 'node-a', routeProtocol })
-  const plan = new Plan()
-  plan.take(graph.flush())
-  let present = new Map<string, Input>()
+export function follow<O, S extends AnyState<O>>(walk: Walk<S>, driver: Driver<S, O>): void {
+  let present = new Map<string, O>()
   for (const [i, state] of walk.steps.entries()) {
-    const next = new Map(state.objects.map(object => [keyOf(object), object]))
-    const gone = [...present].filter(([key]) => !next.has(key)).map(([, object]) => absent(object))
-    const changed = [...next].filter(([key, object]) => present.get(key) !== object).map(([, object]) => object)
-    for (const object of walk.order([...gone, ...changed])) {
-      if ('kind' in object) graph.update(object)
-      else graph.learned(object)
-      if (walk.flush === 'each object') plan.take(graph.flush())
+    const next = new Map(state.objects.map(object => [driver.keyOf(object), object]))
+    const gone = [...present].filter(([key]) => !next.has(key)).map(([, object]) => ({ object, put: false }))
+    const changed = [...next]
+      .filter(([key, object]) => present.get(key) !== object)
+      .map(([, object]) => ({ object, put: true }))
+    for (const { object, put: isPut } of walk.order([...gone, ...changed])) {
+      if (isPut) driver.put(object)
+      else driver.remove(object)
+      if (walk.flush === 'each object') driver.flush()
     }
     present = next
     if (walk.flush === 'at the end' && i < walk.steps.length - 1) continue
-    plan.take(graph.flush())
-    const where = `${walk.name}, step ${i + 1} (${state.name})`
-    deepEqual(plan.routes(), state.routes ?? {}, `${where}: routes`)
-    deepEqual(plan.endpoints(), state.endpoints ?? {}, `${where}: endpoints`)
-    deepEqual(plan.masquerade(), state.masquerade ?? [], `${where}: masquerade`)
-    deepEqual(graph.problems(), state.problems ?? [], `${where}: problems`)
+    driver.flush()
+    driver.check(state, `${walk.name}, step ${i + 1} (${state.name})`)
   }
+}
+
+/** The whole graph as such a driver. */
+export function check(walk: Walk<State>): void {
+  const graph = new Graph({ node: 'node-a', routeProtocol })
+  const plan = new Plan()
+  const put = (object: Input): void => {
+    if ('kind' in object) graph.update(object)
+    else graph.learned(object)
+  }
+  plan.take(graph.flush())
+  follow<Input, State>(walk, {
+    keyOf,
+    put,
+    remove: object => put(absent(object)),
+    flush: () => plan.take(graph.flush()),
+    check(state, where) {
+      deepEqual(plan.routes(), state.routes ?? {}, `${where}: routes`)
+      deepEqual(plan.endpoints(), state.endpoints ?? {}, `${where}: endpoints`)
+      deepEqual(plan.masquerade(), state.masquerade ?? [], `${where}: masquerade`)
+      deepEqual(graph.problems(), state.problems ?? [], `${where}: problems`)
+    },
+  })
 }
 
 /** What the flushes told so far, put together. */
