@@ -39,6 +39,7 @@ export interface EtcdOptions {
 
 type ServiceName = keyof typeof Services
 
+/** More than gRPC's longest pause between two dials, jitter included: a store that is back is not called refused. */
 const patienceMs = 1000
 /** How long an endpoint that did not answer in time is only used when no other is up. */
 const suspicionMs = 10_000
@@ -51,7 +52,7 @@ const channelOptions = {
   'grpc.keepalive_timeout_ms': 3000,
   'grpc.keepalive_permit_without_calls': 1,
   'grpc.initial_reconnect_backoff_ms': 100,
-  'grpc.max_reconnect_backoff_ms': 1000,
+  'grpc.max_reconnect_backoff_ms': 600,
   'grpc.max_receive_message_length': 16 * 1024 * 1024,
   'grpc.service_config_disable_resolution': 1,
   'grpc.enable_http_proxy': 0,
