@@ -66,7 +66,9 @@ export function loadOwn(draft: Draft, at: Situation, cidr: Prefix): Block | 'ann
   if (held.damage !== undefined || affinity.damage !== undefined) return 'none'
   const owner = ownerText(at.node)
   if (!held.value) {
-    if (affinity.value?.state !== 'pending') return 'announce'
+    // The announcement has to be in the store before the block is, not just in this draft.
+    const announced = draft.records.affinity(at.node, cidr).value?.state === 'pending'
+    if (!announced || affinity.value?.state !== 'pending') return 'announce'
     const block = Block.fresh(cidr, owner, freshSequence(draft, at), at.wallMs)
     draft.setBlock(cidr, block)
     draft.setAffinity(at.node, cidr, 'confirmed')

@@ -312,9 +312,11 @@ export class Records {
     return this.#held(handleKey(id), undefined)
   }
 
-  /** As `handle`; one that is not known is taken for absent, which the commit then finds out. */
+  /** As `handle`; with a feed, one that is not known is taken for absent: a conflict tells, and makes it known. */
   handleOrAbsent(id: string): Held<IPAMHandle> {
-    return this.#slots.has(handleKey(id)) ? this.handle(id) : { key: handleKey(id), value: undefined, modRevision: 0 }
+    return !this.#fed || this.#slots.has(handleKey(id))
+      ? this.handle(id)
+      : { key: handleKey(id), value: undefined, modRevision: 0 }
   }
 
   affinity(owner: string, cidr: Prefix): Held<BlockAffinity> {
