@@ -172,7 +172,8 @@ export class Lab {
           },
         },
       }))
-    return [...nodes, ...topology.routers.flatMap(router => peerings(topology, router))]
+    const filters = topology.routers.some(router => router.rack !== undefined) ? [ownRoutesOnly] : []
+    return [...nodes, ...filters, ...topology.routers.flatMap(router => peerings(topology, router))]
   }
 
   async #removeAllBut(wanted: Topology): Promise<void> {
@@ -455,11 +456,30 @@ function settingsOf(node: LabNode): unknown {
   return [node.env, node.config, node.version, node.seat6 !== undefined]
 }
 
+/**
+ * Towards a rack's router a node announces its own routes alone. What it learned from nodes of other racks would look
+ * shorter there than the way between the racks, and packets would go round in circles.
+ */
+const ownRoutesOnly = {
+  apiVersion: 'projectcalico.org/v3',
+  kind: 'BGPFilter',
+  metadata: { name: 'lab-own-routes' },
+  spec: {
+    exportV4: [{ action: 'Reject', source: 'RemotePeers' }],
+    exportV6: [{ action: 'Reject', source: 'RemotePeers' }],
+  },
+}
+
 interface Peering {
   readonly apiVersion: string
   readonly kind: 'BGPPeer'
   readonly metadata: { readonly name: string }
-  readonly spec: { readonly peerIP: string; readonly asNumber: number; readonly node?: string }
+  readonly spec: {
+    readonly peerIP: string
+    readonly asNumber: number
+    readonly node?: string
+    readonly filters?: readonly string[]
+  }
 }
 
 /** Global where a router peers with all nodes, else one per node; one per family. */
@@ -476,7 +496,12 @@ function peerings(topology: Topology, router: LabRouter): Peering[] {
           '-',
         ),
       },
-      spec: { peerIP: seat.ip.key, asNumber: router.as, ...(node !== undefined && { node }) },
+      spec: {
+        peerIP: seat.ip.key,
+        asNumber: router.as,
+        ...(node !== undefined && { node }),
+        ...(router.rack !== undefined && { filters: [ownRoutesOnly.metadata.name] }),
+      },
     })),
   )
 }

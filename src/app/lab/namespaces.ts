@@ -4,7 +4,7 @@
  *
  *                    manx-LAB-fabric
  *      l2:      node ---- br0 ---- node           one bridge, the store's address on it
- *      spine:   node -- RACK:br0 -- RACK:up -- fabric:br0 -- RACK:up -- RACK:br0 -- node
+ *      spine:   node -- RACK:br0 -- RACK:uplink -- fabric:br0 -- RACK:uplink -- RACK:br0 -- node
  *               the rack's router is that RACK namespace; it has the rack's router address on br0 and forwards
  *
  * Every node has a default route: through its rack's router, the segment's first router, or the fabric itself. Hosts have
@@ -236,8 +236,8 @@ async function ensureRack(lab: string, rack: RackStation): Promise<boolean> {
   const fresh = !namespaces().includes(namespace)
   if (fresh) {
     await makeNamespace(namespace, `${quiet}\n${forward}\n${bridgeScript(rack.inner, rack.mtu)}`)
-    await plug(namespaceName(lab, 'fabric'), rack.name, namespace, 'up', rack.mtu)
-    await script(namespace, rack.outer.map(one => `ip addr add ${shown(one)} dev up`).join('\n'))
+    await plug(namespaceName(lab, 'fabric'), rack.name, namespace, 'uplink', rack.mtu)
+    await script(namespace, rack.outer.map(one => `ip addr add ${shown(one)} dev uplink`).join('\n'))
   }
   await script(namespace, rack.routes.map(one => `ip route replace ${one.to.key} via ${one.via.key}`).join('\n'))
   return fresh
@@ -293,7 +293,7 @@ async function plug(bridge: string, port: string, namespace: string, device: str
 ip link add ${port} mtu ${mtu} type veth peer name ${device} mtu ${mtu} netns ${namespace}
 ip link set ${port} master br0 up`,
   )
-  await script(namespace, `ip link set ${device} up`)
+  await script(namespace, `ip link set dev ${device} up`)
 }
 
 export async function makeNamespace(namespace: string, setUp?: string): Promise<void> {
