@@ -200,11 +200,13 @@ export class Audit {
       }
     const damaged = new Set(view.blocks.flatMap(({ cidr, damage }) => (damage === undefined ? [] : [cidr.key])))
     const findings: Finding[] = []
+    const revisions = new Map<string, number>()
     const { entries } = await this.#deps.store.list(handlesPrefix)
     for (const { key, value, modRevision } of entries) {
       const handle = key.slice(handlesPrefix.length)
       const decoded = decodeHandle(value)
       if (!decoded.ok) continue
+      revisions.set(handle, modRevision)
       const counts = actual.get(cutHandle(handle))
       for (const [text, counted] of Object.entries(decoded.value.block)) {
         const cidr = Prefix.parse(text)
@@ -215,8 +217,10 @@ export class Audit {
       }
     }
     for (const [handle, counts] of actual)
-      for (const { cidr, count } of counts.values())
-        findings.push({ kind: 'handle', handle, cidr, counted: 0, actual: count, revision: 0 })
+      for (const { cidr, count } of counts.values()) {
+        const revision = revisions.get(handle) ?? 0
+        findings.push({ kind: 'handle', handle, cidr, counted: 0, actual: count, revision })
+      }
     return findings
   }
 

@@ -16,6 +16,7 @@ import type { Truth } from '../../src/ipam/index.ts'
 import type { Condition, Log, Stop, Write } from '../../src/lib/ports.ts'
 import { Audit, Ipam } from '../../src/ipam/index.ts'
 import { Syncer } from '../../src/model/index.ts'
+import type { Update } from '../../src/model/index.ts'
 import { SimClock, SimRandom } from './clock.ts'
 import { SimStore } from './datastore.ts'
 import type { SimClient } from './datastore-client.ts'
@@ -23,12 +24,33 @@ import { CalicoWriter } from './ipam-calico.ts'
 import { IpamChecker, endpointOf } from './ipam-checker.ts'
 import type { Outcome } from './run.ts'
 
-/** What a test may break or choose about a world. */
+/** What a test may choose about a world, or break in it. */
 export interface WorldOptions {
-  /** Replaces the commit of every client: how the checker is shown to notice. */
-  readonly tamper?: (writes: readonly Write[], random: SimRandom) => readonly Write[]
   readonly nodes?: number
   readonly troubleMs?: number
+  /** Changes every commit of ours on its way to the store. */
+  readonly tamper?: (commit: Commit) => Commit
+  /** A command releases what it does not hold without saying whose it is. */
+  readonly careless?: boolean
+  /** Agents never hear of the settings, or of reservations. */
+  readonly deaf?: boolean
+  readonly unreserved?: boolean
+  /** A pool changes its block size while it has blocks. */
+  readonly oddBlocks?: boolean
+  /** Nothing speaks for any address. */
+  readonly blindAudit?: boolean
+}
+
+interface HeldByCommand {
+  readonly ip: Ip
+  readonly handle: string
+  readonly sequence: bigint
+  tried: boolean
+}
+
+interface Commit {
+  readonly when: readonly Condition[]
+  readonly writes: readonly Write[]
 }
 
 const resources = '/calico/resources/v3/projectcalico.org'
@@ -43,12 +65,12 @@ const quiet: Log = { error() {}, warn() {}, info() {}, debug() {}, with: () => q
 /** A store that shows every commit to the checker before anybody else learns of it. */
 class WatchedStore extends SimStore {
   checker: IpamChecker | undefined
-  tamper: ((writes: readonly Write[]) => readonly Write[]) | undefined
+  tamper: ((commit: Commit) => Commit) | undefined
 
   override commit(when: readonly Condition[], writes: readonly Write[]) {
-    const shown = this.tamper?.(writes) ?? writes
-    const outcome = super.commit(when, shown)
-    if (outcome.ok) this.checker?.committed(shown, shown[0]?.key ?? 'a check')
+    const made = this.tamper?.({ when, writes }) ?? { when, writes }
+    const outcome = super.commit(made.when, made.writes)
+    if (outcome.ok) this.checker?.committed(made.writes, made.writes[0]?.key ?? 'a check')
     return outcome
   }
 }
@@ -67,6 +89,7 @@ export async function simulate(seed: number, options: WorldOptions = {}): Promis
 }
 
 class World {
+  readonly options: WorldOptions
   readonly clock = new SimClock()
   readonly random: SimRandom
   readonly store: WatchedStore
@@ -88,10 +111,8 @@ class World {
     this.store = new WatchedStore({}, { clock: this.clock, random: random.fork('store') })
     this.checker = new IpamChecker(this.store)
     this.store.checker = this.checker
-    if (options.tamper) {
-      const mischief = random.fork('tamper')
-      this.store.tamper = writes => options.tamper!(writes, mischief)
-    }
+    this.store.tamper = options.tamper
+    this.options = options
     this.dualStack = random.chance(0.5)
     this.#troubleMs = options.troubleMs ?? 5_000
     const nodes = options.nodes ?? (random.chance(0.05) ? 50 : 2 + random.below(7))
@@ -178,6 +199,10 @@ class World {
     while (this.trouble) {
       await this.sleep(random.between(100, 3000))
       if (!this.trouble) return
+      if (this.options.oddBlocks) {
+        this.#changePool({ blockSize: 31 })
+        continue
+      }
       const host = random.pick(this.#agents)
       const roll = random.below(5)
       if (roll <= 1) host.crash()
@@ -191,21 +216,22 @@ class World {
   }
 
   async #switchPool(random: SimRandom): Promise<void> {
-    const key = `${resources}/ippools/a`
-    const set = (disabled: boolean) => {
-      const pool = JSON.parse(this.store.get(key)!.value) as { spec: object }
-      this.store.put(key, JSON.stringify({ ...pool, spec: { ...pool.spec, disabled } }))
-    }
-    set(true)
+    this.#changePool({ disabled: true })
     await this.sleep(random.between(10, 500))
-    set(false)
+    this.#changePool({ disabled: false })
+  }
+
+  #changePool(change: object): void {
+    const key = `${resources}/ippools/a`
+    const pool = JSON.parse(this.store.get(key)!.value) as { spec: object }
+    this.store.put(key, JSON.stringify({ ...pool, spec: { ...pool.spec, ...change } }))
   }
 
   /** A person at a terminal: each command a process of its own, with what it knew a while ago. */
   async #command(i: number): Promise<void> {
     const random = this.random.fork(`command ${i}`)
     let turn = 0
-    const mine: { ip: Ip; handle: string; sequence: bigint }[] = []
+    const mine: HeldByCommand[] = []
     while (this.trouble || mine.length > 0) {
       await this.sleep(random.between(20, 800))
       const store = this.store.client(`command-${i}-${turn++}`)
@@ -226,19 +252,14 @@ class World {
     }
   }
 
-  async #oneCommand(
-    ipam: Ipam,
-    random: SimRandom,
-    mine: { ip: Ip; handle: string; sequence: bigint }[],
-    handle: string,
-  ): Promise<void> {
+  async #oneCommand(ipam: Ipam, random: SimRandom, mine: HeldByCommand[], handle: string): Promise<void> {
     const roll = this.trouble ? random.below(8) : 7
     if (roll === 0) await ipam.usage()
     else if (roll <= 2) {
       const ip = Ip.of(`10.1.0.${random.below(64)}`)
       this.spokenFor.add(handle)
       const given = await ipam.assignGiven({ ip, handle, attributes: { node: ipam.node, note: 'by name' } })
-      mine.push({ ip, handle, sequence: given.sequence })
+      mine.push({ ip, handle, sequence: given.sequence, tried: false })
       this.count('given by name')
     } else if (roll === 3) {
       await ipam.claimAffinity(new Prefix(Ip.of(`10.1.0.${random.below(64)}`), 32))
@@ -248,13 +269,16 @@ class World {
     } else if (roll === 5 && mine.length > 0) {
       // Wrong knowledge: nothing may come of it.
       const { ip } = random.pick(mine)
-      const { released } = await ipam.release([{ ip, handle: 'somebody-else' }])
+      const { released } = await ipam.release([this.options.careless ? { ip } : { ip, handle: 'somebody-else' }])
       if (released.length > 0) this.failures.push(`${ip.key} was released for a handle it does not carry`)
     } else {
       const item = mine[0]
       if (!item) return
+      // A killed attempt may have released it, and somebody else may have it by now.
+      const first = !item.tried
+      item.tried = true
       const { refused } = await ipam.release([item])
-      if (refused.length > 0) this.failures.push(`${item.ip.key} was not released for its own holder`)
+      if (first && refused.length > 0) this.failures.push(`${item.ip.key} was not released for its own holder`)
       mine.shift()
       this.spokenFor.delete(item.handle)
       this.count('released by address')
@@ -328,7 +352,7 @@ class Host {
     const ipam = new Ipam({ node: this.node }, deps)
     this.#ipam = ipam
     this.#stopFeed = new Syncer({}, deps).start({
-      updates: batch => batch.forEach(update => ipam.apply(update)),
+      updates: batch => batch.filter(update => this.#hears(update)).forEach(update => ipam.apply(update)),
       inSync: () => ipam.inSync(),
     })
     // What was under way when the last agent died is undone, as a runtime does that got no answer.
@@ -341,6 +365,11 @@ class Host {
     void this.#auditNow(audit, this.#life)
   }
 
+  #hears(update: Update): boolean {
+    const { deaf, unreserved } = this.#world.options
+    return !(deaf && update.kind === 'IPAMConfig') && !(unreserved && update.kind === 'IPReservation')
+  }
+
   stop(): void {
     this.#life++
     this.#stopFeed()
@@ -350,8 +379,11 @@ class Host {
   #truth(): Truth {
     return {
       nodeExists: () => true,
-      evidence: ({ handle = '' }) =>
-        this.#sandboxes.has(handle) || this.#world.spokenFor.has(handle) ? 'a container' : undefined,
+      evidence: ({ handle = '' }) => {
+        const { options, spokenFor } = this.#world
+        const known = !options.blindAudit && this.#sandboxes.has(handle)
+        return known || spokenFor.has(handle) ? 'a container' : undefined
+      },
     }
   }
 
@@ -399,15 +431,12 @@ class Host {
   endpoints(): Map<string, readonly string[]> {
     const found = new Map<string, readonly string[]>()
     for (const [sandbox] of this.#sandboxes) {
-      const entry = this.#world.store.get(endpointKey(sandbox))
-      if (!entry) this.#world.failures.push(`pod ${sandbox} is up and has no endpoint`)
-      else {
-        const { spec } = JSON.parse(entry.value) as { spec: { ipNetworks: string[] } }
-        found.set(
-          sandbox,
-          spec.ipNetworks.map(net => net.replace(/\/.*/, '')),
-        )
-      }
+      const entries = [first(sandbox), second(sandbox)].flatMap(key => this.#world.store.get(key) ?? [])
+      if (entries.length === 0) this.#world.failures.push(`pod ${sandbox} is up and has no endpoint`)
+      found.set(
+        sandbox,
+        entries.flatMap(({ value }) => endpointOf(value).ips),
+      )
     }
     return found
   }
@@ -425,27 +454,36 @@ class Host {
   async #add(life: number): Promise<void> {
     const sandbox = `${this.node}.${++this.#made}`
     this.#sandboxes.set(sandbox, 'adding')
-    try {
-      await this.#ipam.assign({
+    const assign = (ipam: Ipam, key: string, num6: number) =>
+      ipam.assign({
         handle: sandbox,
         attributes: { node: this.node },
         num4: 1,
-        num6: this.#world.dualStack && this.#random.chance(0.7) ? 1 : 0,
+        num6,
         use: 'Workload',
         companions: ({ ips4, ips6 }) => ({
-          when: [{ key: endpointKey(sandbox), modRevision: 0 }],
-          writes: [{ key: endpointKey(sandbox), value: endpointText(sandbox, [...ips4, ...ips6]) }],
+          when: [{ key, modRevision: 0 }],
+          writes: [{ key, value: endpointText(sandbox, [...ips4, ...ips6]) }],
         }),
       })
-    } catch (error) {
-      if (life !== this.#life) return
-      this.#world.count(`assign refused (${codeOf(error)})`)
+    const work = [assign(this.#ipam, first(sandbox), this.#world.dualStack && this.#random.chance(0.7) ? 1 : 0)]
+    // Another process at work for the same sandbox: two writers of one handle.
+    if (this.#random.chance(0.1)) work.push(assign(this.#beside(), second(sandbox), 0))
+    const outcomes = await Promise.allSettled(work)
+    if (life !== this.#life) return
+    const failure = outcomes.find(outcome => outcome.status === 'rejected')
+    if (failure) {
+      this.#world.count(`assign refused (${codeOf(failure.reason)})`)
       return this.#remove(sandbox, life)
     }
-    if (life !== this.#life) return
     this.#world.count('assigned')
     this.#sandboxes.set(sandbox, 'up')
     void this.#live(sandbox, life)
+  }
+
+  #beside(): Ipam {
+    const store = this.#world.store.client(`${this.node} beside ${this.#made}`)
+    return new Ipam({ node: this.node }, { store, clock: this.#world.clock, random: this.#random, log: quiet })
   }
 
   async #live(sandbox: string, life: number): Promise<void> {
@@ -458,7 +496,8 @@ class Host {
     this.#sandboxes.set(sandbox, 'deleting')
     while (life === this.#life) {
       try {
-        await this.#ipam.releaseByHandle(sandbox, { writes: [{ key: endpointKey(sandbox), value: undefined }] })
+        const writes = [first(sandbox), second(sandbox)].map(key => ({ key, value: undefined }))
+        await this.#ipam.releaseByHandle(sandbox, { writes })
         if (life !== this.#life) return
         this.#sandboxes.delete(sandbox)
         this.#world.count('removed')
@@ -471,8 +510,12 @@ class Host {
   }
 }
 
-function endpointKey(sandbox: string): string {
+function first(sandbox: string): string {
   return `${resources}/workloadendpoints/default/${sandbox.replace('.', '-cni-')}-eth0`
+}
+
+function second(sandbox: string): string {
+  return `${resources}/workloadendpoints/default/${sandbox.replace('.', '-cni-')}-eth1`
 }
 
 function endpointText(sandbox: string, ips: readonly Ip[]): string {

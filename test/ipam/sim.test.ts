@@ -1,0 +1,31 @@
+import { deepEqual, equal, ok } from 'node:assert/strict'
+import { test } from 'vitest'
+import { mutations } from '../sim/ipam-mutations.ts'
+import { simulate } from '../sim/ipam.ts'
+import { runSeeds } from '../sim/run.ts'
+
+test('a few seeds of the simulation are good, and did something', async () => {
+  const { failed, counts } = await runSeeds(
+    { simulate: seed => simulate(seed, { nodes: 3, troubleMs: 3000 }) },
+    { seed: 1, runs: 5 },
+  )
+  deepEqual(failed, undefined)
+  for (const what of ['assigned', 'removed', 'crashes', 'repairs']) ok((counts.get(what) ?? 0) > 0, what)
+}, 60_000)
+
+// Found by the simulation, each a fault that has been put right.
+for (const [seed, what] of [
+  [1104, 'a block taken over and created anew in one commit'],
+  [25, 'an address that has cooled down, asked for by name'],
+] as const)
+  test(`seed ${seed}: ${what}`, async () => equal((await simulate(seed)).failures.join('\n'), ''), 60_000)
+
+// A checker that notices nothing proves nothing.
+for (const name of ['blocks are written without comparing', 'freed addresses go to the head'] as const)
+  test(`the checker notices when ${name}`, async () => {
+    const { failed } = await runSeeds(
+      { simulate: seed => simulate(seed, { nodes: 3, troubleMs: 3000, ...mutations[name] }) },
+      { seed: 1, runs: 30 },
+    )
+    ok(failed)
+  }, 60_000)
