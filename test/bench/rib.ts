@@ -32,7 +32,7 @@ function peer(slot: number, remoteAs: number): RibPeer {
     slot,
     key: `peer-${slot}`,
     name: `peer-${slot}`,
-    address: Ip.of(`192.0.2.${1 + slot}`),
+    address: Ip.of(`198.51.100.${slot % 250}`),
     identifier: 0xc0000201 + slot,
     remoteAs,
     localAs: 64512,
