@@ -65,7 +65,9 @@ export interface Announced {
 }
 
 function attribute(code: number, flags: string, value: string): string {
-  return flags + hex(code) + hex(value.length / 2) + value
+  const length = value.length / 2
+  if (length <= 255) return flags + hex(code) + hex(length) + value
+  return hex(Number.parseInt(flags, 16) | 0x10) + hex(code) + hex32(length).slice(4) + value
 }
 
 const hex = (octet: number) => octet.toString(16).padStart(2, '0')
