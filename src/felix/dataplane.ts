@@ -53,6 +53,7 @@ export class Dataplane {
   #marks: MarkBits
   #addresses: NatAddresses = nowhere
   #otherRules: OtherRules = {}
+  #kernelHasSix = true
 
   constructor(graph: Graph, deps: DriverDeps) {
     this.#graph = graph
@@ -67,7 +68,7 @@ export class Dataplane {
   }
 
   get #families(): readonly Family[] {
-    return this.#settings.ipv6 ? bothFamilies : [4]
+    return this.#settings.ipv6 && this.#kernelHasSix ? bothFamilies : [4]
   }
 
   // -------------------------------------------------------------------------------------------------- what is wanted
@@ -108,7 +109,6 @@ export class Dataplane {
       this.#filter[family].table.wantHooks(filterHooks(settings))
       this.#filter[family].replace('static', filterChains(family, settings, this.#marks))
       this.#nat[family].table.setTimes(times)
-      this.#nat[family].table.wantHooks(natHooks)
     }
     for (const [link, endpoint] of this.#endpoints) this.#takeEndpoint(link, endpoint)
   }
@@ -116,6 +116,7 @@ export class Dataplane {
   #renderNat(): void {
     for (const family of bothFamilies) {
       this.#nat[family].replace('outgoing', natChains(family, this.#settings, this.#addresses))
+      this.#nat[family].table.wantHooks(natHooks(family, this.#addresses))
       const wanted = natSetsWanted(family, this.#settings, this.#addresses)
       const names = new Set(wanted.map(({ name }) => name))
       for (const name of this.#sets[family].wantedNames()) if (!names.has(name)) this.#sets[family].unwant(name)
@@ -146,7 +147,7 @@ export class Dataplane {
     const forward = this.#families.filter(family => family === 4 || usesSix)
     this.#links.configure({
       forward: settings.forwarding ? forward : [],
-      ipv6: settings.ipv6,
+      ipv6: this.#families.includes(6),
       refreshMs: settings.refreshMs.links,
     })
   }
@@ -159,6 +160,13 @@ export class Dataplane {
   /** True when the event makes a pass worth while. */
   onEvent(change: KernelChange): boolean {
     return this.#routes.onEvent(change)
+  }
+
+  /** A kernel without IPv6 is asked for nothing of it. */
+  setKernelHasSix(has: boolean): void {
+    if (has === this.#kernelHasSix) return
+    this.#kernelHasSix = has
+    this.#configure()
   }
 
   setOtherRules(rules: OtherRules): void {

@@ -260,20 +260,22 @@ export class Felix {
     let retryAt: number | undefined
     try {
       this.#dataplane.take(this.#graph.flush())
+      if (this.#passes === 0)
+        this.#dataplane.setKernelHasSix((await this.#deps.kernel.sysctl('net/ipv6/conf/all/forwarding')) !== undefined)
       if (this.#linksChanged) await this.#readLinks()
       await this.#readOtherRules()
       await this.#dataplane.apply(this.#learnedComplete)
+      this.#passes++
       this.#lastPassMs = clock.now() - startedAt
       this.#lastError = undefined
     } catch (error) {
-      // Drivers keep their failures to themselves: this is the list of links, without which nothing can be decided.
+      // Drivers keep their failures to themselves: this is what must be known first, before all the links.
       this.#meter.failures.add()
       if (this.#lastError !== reasonOf(error))
-        this.#deps.log.error('cannot read the links', { code: codeOf(error), why: reasonOf(error) })
+        this.#deps.log.error('cannot look at the kernel', { code: codeOf(error), why: reasonOf(error) })
       this.#lastError = reasonOf(error)
       retryAt = clock.now() + retryMs
     }
-    this.#passes++
     this.#lastEndAt = clock.now()
     this.#running = false
     this.#measure(clock.now() - startedAt)

@@ -369,6 +369,24 @@ describe('crashes and configuration', () => {
     await felix.stop()
   })
 
+  test('a kernel without IPv6 is asked for nothing of it, and a pod with both addresses is ready', async () => {
+    const host = new Host()
+    host.link('cali1')
+    const six = (call: KernelCall) =>
+      ('family' in call && call.family === 6) || (call.op === 'route' && call.change.route.prefix.family === 6)
+    host.kernel.refuse(six, { times: Infinity, code: 'unsupported', message: 'no IPv6' })
+    const ask = host.kernel.sysctl.bind(host.kernel)
+    host.kernel.sysctl = path => (path.includes('ipv6') ? Promise.resolve(undefined) : ask(path))
+    const felix = host.running()
+    await host.clock.advance(1_000)
+    await felix.endpointReady('1', { namespace: 'default' })
+    ok(felix.ready)
+    equal(felix.snapshot().phase, 'in step')
+    deepEqual(host.written.filter(six), [])
+    deepEqual(host.log.lines, [])
+    await felix.stop()
+  })
+
   test('a change of settings is applied in place', async () => {
     const host = new Host()
     host.link('cali1')

@@ -151,3 +151,15 @@ test('sets that cannot be read are not written', async () => {
   equal(count(), 1)
   deepEqual(driver.state().failing, [])
 })
+
+test('a host without ipset matters only when a set is wanted', async () => {
+  const { make, kernel, both, log } = setUp()
+  const driver = make()
+  kernel.refuse(call => call.op === 'readSets', { times: Infinity, code: 'unsupported', message: 'no ipset' })
+  await both(driver)
+  deepEqual(driver.state().failing, [])
+  deepEqual(log.lines, [])
+  driver.want(net('cali40a', '10.0.0.0/8'))
+  await both(driver)
+  equal(driver.state().failing[0]?.message, 'no ipset')
+})

@@ -17,7 +17,7 @@ import {
   setName,
   type Chain,
 } from '../../src/felix/rules/names.ts'
-import { natChains, natSetsWanted, netMembers } from '../../src/felix/rules/nat.ts'
+import { natChains, natHooks, natSetsWanted, netMembers } from '../../src/felix/rules/nat.ts'
 
 const { settings: defaults } = readSettings([])
 const marks = markBits(0xffff0000)!
@@ -194,7 +194,7 @@ describe('endpoint and static chains', () => {
   const forward = (of: Settings): string[] => text(filterChains(4, of, marks)[0]!)
   test('FORWARD: both ends decide, then the host’s own rules are passed by', () =>
     deepEqual(forward(defaults), [
-      'cali-FORWARD: -j MARK --set-xmark 0x0/0x1b0000',
+      'cali-FORWARD: -j MARK --set-xmark 0x0/0x1f0000',
       'cali-FORWARD: -i cali+ -j cali-from-wl-dispatch',
       'cali-FORWARD: -o cali+ -j cali-to-wl-dispatch',
       'cali-FORWARD: -m mark --mark 0x10000/0x10000 -j ACCEPT',
@@ -202,7 +202,7 @@ describe('endpoint and static chains', () => {
 
   test('FORWARD: several kinds of pod links, and the host keeps the last word', () =>
     deepEqual(forward(settings({ interfacePrefix: 'cali,tap', iptablesFilterAllowAction: 'Return' })), [
-      'cali-FORWARD: -j MARK --set-xmark 0x0/0x1b0000',
+      'cali-FORWARD: -j MARK --set-xmark 0x0/0x1f0000',
       'cali-FORWARD: -i cali+ -j cali-from-wl-dispatch',
       'cali-FORWARD: -i tap+ -j cali-from-wl-dispatch',
       'cali-FORWARD: -o cali+ -j cali-to-wl-dispatch',
@@ -323,9 +323,11 @@ describe('masquerade', () => {
     equal(natSetsWanted(6, settings({ natOutgoingExclusions: 'IPPoolsAndHostIPs' }), nat)[2]?.members.join(), 'fd00::1')
   })
 
-  test('nothing to masquerade: an empty chain and no sets', () => {
+  test('nothing to masquerade in a family: no rules, no hook, no sets', () => {
     const none = { ...nat, masquerade: both([], ['fd48::/48']) }
-    deepEqual(natChains(4, defaults, none)[0]?.rules, [])
+    deepEqual(natChains(4, defaults, none), [])
+    deepEqual(natHooks(4, none), [])
+    equal(natHooks(6, none)[0]?.at, 'append')
     deepEqual(natSetsWanted(4, defaults, none), [])
     equal(natSetsWanted(6, defaults, none).length, 2)
   })

@@ -244,3 +244,16 @@ test('a table that cannot be read is not written', async () => {
   equal(count(), 0)
   equal(table.state().failing[0]?.message, 'no ip6tables')
 })
+
+test('a table that the kernel lacks matters only when something is wanted in it', async () => {
+  const { make, kernel, log, clock } = setUp(6, 'nat')
+  const table = make()
+  kernel.refuse(call => call.op === 'saveTable', { times: Infinity, code: 'unsupported', message: 'no nat table' })
+  await table.apply()
+  deepEqual(table.state().failing, [])
+  deepEqual(log.lines, [])
+  ok(table.nextAt()! > clock.now())
+  table.want(chain('cali-a', ['-j DROP']))
+  await table.apply()
+  equal(table.state().failing[0]?.code, 'unsupported')
+})

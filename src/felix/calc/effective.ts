@@ -16,7 +16,7 @@ const ofServiceAccount = 'pcsa.'
 /** Which endpoints a policy is about; a string says what cannot be read. `namespace` is empty for global policies. */
 export function policySelector(spec: GlobalNetworkPolicySpec, namespace: string): Selector | string {
   return every([
-    parsed(spec.selector, 'selector'),
+    selectorOf(spec.selector, 'selector'),
     namespace === '' ? namespaceSelector(spec.namespaceSelector) : inNamespace(namespace),
     serviceAccountSelector(spec.serviceAccountSelector),
   ])
@@ -24,7 +24,7 @@ export function policySelector(spec: GlobalNetworkPolicySpec, namespace: string)
 
 /** A rule's or a policy's selector over namespaces; undefined: it restricts nothing. */
 export function namespaceSelector(text: string | undefined): Selector | string | undefined {
-  const selector = parsed(text, 'namespaceSelector')
+  const selector = selectorOf(text, 'namespaceSelector')
   if (!(selector instanceof Selector)) return selector
   // `all()` is every namespace, not everything: host endpoints and global sets are in none.
   if (selector.root.op === 'all') return new Selector({ op: 'has', label: namespaceLabel })
@@ -33,7 +33,7 @@ export function namespaceSelector(text: string | undefined): Selector | string |
 }
 
 export function serviceAccountSelector(text: string | undefined): Selector | string | undefined {
-  const selector = parsed(text, 'serviceAccountSelector')
+  const selector = selectorOf(text, 'serviceAccountSelector')
   return selector instanceof Selector ? selector.renameLabels(label => ofServiceAccount + label) : selector
 }
 
@@ -63,7 +63,8 @@ export function workloadLabels({ metadata, spec }: WorkloadEndpoint): Record<str
   }
 }
 
-function parsed(text: string | undefined, field: string): Selector | string | undefined {
+/** A selector as it stands; undefined when there is none, a sentence when it cannot be read. */
+export function selectorOf(text: string | undefined, field: string): Selector | string | undefined {
   if (text === undefined || text.trim() === '') return undefined
   const result = parseSelector(text)
   return result.ok ? result.selector : `${field} \`${text}\`: ${result.error.message}`

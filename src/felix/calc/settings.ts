@@ -26,6 +26,8 @@ export interface Settings {
   readonly vxlanFromPods: boolean
   readonly ipipFromPods: boolean
   readonly spoofingAllowed: boolean
+  /** What the LOG action writes before each packet. */
+  readonly logPrefix: string
   /** rtm_protocol of pod routes when set; undefined: the one of all our routes. */
   readonly podRouteProtocol: number | undefined
   readonly podRouteSource: Ip | undefined
@@ -85,6 +87,9 @@ export function readSettings(sources: readonly (FelixConfigurationSpec | undefin
     vxlanFromPods: read('allowVXLANPacketsFromWorkloads', false, bool),
     ipipFromPods: read('allowIPIPPacketsFromWorkloads', false, bool),
     spoofingAllowed: choice('workloadSourceSpoofing', 'disabled', ['disabled', 'any']) === 'any',
+    logPrefix: read('logPrefix', 'calico-packet', value =>
+      /^[\w .%-]{1,27}$/.test(text(value)) ? text(value) : undefined,
+    ),
     podRouteProtocol: optional('deviceRouteProtocol', value => whole(value, 1, 255)),
     podRouteSource: optional('deviceRouteSourceAddress', address),
     forwarding: choice('ipForwarding', 'enabled', ['enabled', 'disabled']) === 'enabled',

@@ -36,7 +36,7 @@ export function filterHooks(settings: Settings): Hook[] {
 }
 
 function forwardRules(settings: Settings, marks: MarkBits): Rule[] {
-  const all = (marks.accept | marks.pass | marks.scratch0 | marks.scratch1) >>> 0
+  const all = (marks.accept | marks.pass | marks.drop | marks.scratch0 | marks.scratch1) >>> 0
   const accept = hex(marks.accept)
   return [
     // A mark set by somebody else would pass as an answer of ours.

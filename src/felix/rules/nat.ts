@@ -3,7 +3,8 @@
  *
  * "The world" is everything but the ranges of all pools (and, with `natOutgoingExclusions: IPPoolsAndHostIPs`, the hosts'
  * own addresses): between pods addresses stay what they are. The ranges live in sets, so that a pool more or less
- * changes no rule. With nothing to masquerade the chain stays, empty, and the sets go.
+ * changes no rule. With nothing to masquerade in a family there are no rules and no sets, and its nat table, which a
+ * kernel may well lack for IPv6, is not needed.
  *
  * The hook is appended, not inserted: kube-proxy's chain must run first and clear its mark (contract §4.3).
  */
@@ -22,16 +23,14 @@ export interface WantedSet {
 
 export const natSets = { masquerade: 'masq-ipam-pools', pools: 'network-ip-pools', hosts: 'all-hosts-net' } as const
 
-export const natHooks: readonly Hook[] = [
-  { chain: 'POSTROUTING', rule: { match: '', action: '-j cali-POSTROUTING' }, at: 'append' },
-]
+export function natHooks(family: Family, nat: NatAddresses): Hook[] {
+  const rule: Rule = { match: '', action: '-j cali-POSTROUTING' }
+  return masquerades(nat, family) ? [{ chain: 'POSTROUTING', rule, at: 'append' }] : []
+}
 
 export function natChains(family: Family, settings: Settings, nat: NatAddresses): Chain[] {
-  const outgoing: Chain = {
-    name: 'cali-nat-outgoing',
-    rules: masquerades(nat, family) ? outgoingRules(family, settings) : [],
-    whenRefused: 'empty',
-  }
+  if (!masquerades(nat, family)) return []
+  const outgoing: Chain = { name: 'cali-nat-outgoing', rules: outgoingRules(family, settings), whenRefused: 'empty' }
   const post: Rule[] = [{ match: '', action: `-j ${outgoing.name}` }]
   return [outgoing, { name: 'cali-POSTROUTING', rules: post, whenRefused: 'empty' }]
 }

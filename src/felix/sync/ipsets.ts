@@ -269,7 +269,9 @@ export class IpSets {
       this.setRefresh(this.#refreshMs)
       return true
     } catch (error) {
-      if (this.#backoff.failed(reading, codeOf(error), reasonOf(error)))
+      // No ipset on this host is no failure while nobody wants a set.
+      if (codeOf(error) === 'unsupported' && this.#desired.size === 0) this.setRefresh(this.#refreshMs)
+      else if (this.#backoff.failed(reading, codeOf(error), reasonOf(error)))
         this.#log.error('cannot read the sets', { why: reasonOf(error) })
       return false
     }

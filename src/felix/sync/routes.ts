@@ -189,10 +189,13 @@ export class Routes {
 
   state(): DriverState & { readonly waiting: readonly { readonly prefix: string; readonly why: string }[] } {
     const { set, remove } = this.#delta.pending()
+    // A family that is not ours to write is not pending either.
+    const isOpen = ({ prefix }: KernelRoute): boolean => this.#own.families.includes(prefix.family)
+    const pending = [...set.values(), ...remove.values()].filter(isOpen).length
     return {
       wanted: this.#wanted.size,
       actual: this.#delta.actual.size,
-      pending: set.size + remove.size + this.#unresolved.size,
+      pending: pending + this.#unresolved.size,
       drift: this.#drift,
       failing: this.#backoff.list(),
       waiting: [...this.#waiting]

@@ -139,7 +139,9 @@ export class Table {
       this.#backoff.succeeded(wholeTable)
     } catch (error) {
       this.#known = false
-      if (this.#backoff.failed(wholeTable, codeOf(error), reasonOf(error)))
+      // A table that the kernel lacks is no failure while we want nothing in it.
+      if (codeOf(error) === 'unsupported' && this.#isUnneeded()) this.#scheduleCheck(this.#times.refreshMs)
+      else if (this.#backoff.failed(wholeTable, codeOf(error), reasonOf(error)))
         this.#log.error('cannot bring the table in step; traffic goes by the rules that stand', {
           why: reasonOf(error),
         })
@@ -147,6 +149,10 @@ export class Table {
     this.#backoff.keepOnly(item => item === wholeTable || this.#chains.pending().set.has(item))
     this.#backoff.defer()
     this.#meter.chains.set(this.#chains.actual.size, this.#meter.labels)
+  }
+
+  #isUnneeded(): boolean {
+    return this.#chains.desired.size === 0 && this.#hooks.length === 0
   }
 
   // ------------------------------------------------------------------------------------------------------- read back
