@@ -22,7 +22,7 @@ import type { Clock, Conn, ConnEvents, Endpoint, Log, Metrics, Random, Timer, Tr
 import { Rib } from './rib/table.ts'
 import type { Cause } from './session/cause.ts'
 import type { StateName } from './session/fsm.ts'
-import { Handover } from './session/handover.ts'
+import { Handover, handoverMs } from './session/handover.ts'
 import type { ListenProblem } from './session/listening.ts'
 import { Listening } from './session/listening.ts'
 import { Meters } from './session/meters.ts'
@@ -34,7 +34,6 @@ import { Recovery } from './session/recovery.ts'
 import type { PeerSnapshot, StateWord } from './session/view.ts'
 import { stateWords, viewPeer } from './session/view.ts'
 import type { PeerConfig, RibPort, RouteUpdate, SpeakerConfig } from './types.ts'
-import type { Notification } from './wire/notification.ts'
 import { cease, code, notification, shutdownNotification } from './wire/notification.ts'
 
 export interface PeerStateChange {
@@ -289,7 +288,7 @@ export class Speaker {
 
   /** Not needed any more: says goodbye; what is stale of it ends by its own timer. */
   #retire(peer: Peer): void {
-    peer.stop(deconfigured)
+    peer.retire(handoverMs)
     this.#reap(peer)
   }
 
@@ -470,8 +469,6 @@ const allAbilities: Abilities = {
   // Needs marks on the routes of a living session and on the stream of a resent table, which the RIB does not set.
   enhancedRefresh: false,
 }
-
-const deconfigured: Notification = notification(code.cease, cease.deconfigured)
 
 function md5Keys(peers: readonly PeerConfig[]) {
   return peers.flatMap(peer =>

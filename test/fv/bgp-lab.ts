@@ -87,7 +87,7 @@ export async function stopped(child: ChildProcess, signal: NodeJS.Signals): Prom
 }
 
 /** Waits for a condition, never for a time. */
-export async function until(what: string, done: () => boolean, limitMs = 30_000): Promise<void> {
+export async function until(what: string, done: () => boolean, limitMs = 15_000): Promise<void> {
   const deadline = Date.now() + limitMs
   while (!done()) {
     if (Date.now() > deadline) throw new Error(`it never came: ${what}`)

@@ -33,11 +33,14 @@ import {
 } from '../wire/notification.ts'
 import type { Open } from '../wire/open.ts'
 import { encodeOpen } from '../wire/open.ts'
+import type { Ending } from './backoff.ts'
+import { Backoff } from './backoff.ts'
 import type { Cause, Circumstances } from './cause.ts'
 import { causeOf, describeDown, dialFailed } from './cause.ts'
 import type { ConnectionOwner } from './connection.ts'
 import { Connection } from './connection.ts'
 import type { DownReason, Setup, StateName } from './fsm.ts'
+import { PrefixLimits } from './limits.ts'
 import type { Abilities, RestartOffer, Session } from './negotiate.ts'
 import { judge, offer, ourDialSurvives } from './negotiate.ts'
 import { changeClass, ribPeer, sameValue } from './peer-config.ts'
@@ -67,13 +70,6 @@ export interface PeerHost {
   writable(peer: Peer): void
 }
 
-const leastIdleHoldMs = 1000
-const mostIdleHoldMs = 60_000
-/** How long after a failure the peer's own dial is refused: less than any IdleHold of a speaker like us, jitter included,
- * so that the two ends never refuse each other in turns. */
-const refuseMs = 700
-/** A session that stayed up this long has earned a fresh start. */
-const provenMs = 60_000
 /** How long an OPEN waits for the rightful winner of a collision to show its own. */
 const collisionWaitMs = 2000
 /** A dial race is over within this; whoever dials later than that has forgotten the session. */
@@ -84,7 +80,6 @@ const acceptedOpenWaitMs = 30_000
 /** Both sides dial, the lower identifier a little later. */
 const firstDialSpreadMs = 250
 const deconfiguredHoldMs = 30_000
-const warnShare = 0.8
 
 export class Peer implements ConnectionOwner {
   readonly slot: number
@@ -101,15 +96,14 @@ export class Peer implements ConnectionOwner {
   #waiting: { readonly connection: Connection; readonly session: Session; readonly timer: Timer } | undefined
   #idleHold: Timer | undefined
   #idleHoldAtMs: number | undefined
-  #idleHoldMs = leastIdleHoldMs
-  #refuseUntilMs = 0
+  readonly #backoff: Backoff
+  readonly #limits = new PrefixLimits()
   #establishedAtMs = 0
   #running = false
   #everUp = false
   #remoteIdentifier: number | undefined
   /** Set while the peer is no longer configured; monotonic. */
   #lingerUntilMs: number | undefined
-  #limitWarned = new Set<Family>()
 
   constructor(slot: number, config: PeerConfig, host: PeerHost, ports: PeerPorts) {
     this.slot = slot
@@ -117,6 +111,7 @@ export class Peer implements ConnectionOwner {
     this.#host = host
     this.#ports = ports
     this.record = new PeerRecord(ports.clock)
+    this.#backoff = new Backoff(ports.random)
     this.#stale = new StaleRoutes(slot, {
       clock: ports.clock,
       rib: ports.rib,
@@ -211,8 +206,8 @@ export class Peer implements ConnectionOwner {
     for (const connection of [this.#current, this.#accepted, this.#dialled])
       if (connection && connection.state !== 'idle') connection.dispatch({ kind: 'cease', why })
     if (!this.#running) return
-    this.#idleHoldMs = leastIdleHoldMs
-    this.#retryLater(false, false)
+    this.#backoff.reset()
+    this.#retryLater('innocent')
   }
 
   /** The key is the same. Returns what it cost. */
@@ -254,7 +249,7 @@ export class Peer implements ConnectionOwner {
     const refused =
       !this.#running ||
       this.#config.passwordMissing !== undefined ||
-      this.#ports.clock.now() < this.#refuseUntilMs ||
+      this.#backoff.refuses(this.#ports.clock.now()) ||
       this.#accepted?.state === 'open-confirm'
     if (refused) return 'refuse'
     // A peer that dials again has given up on its earlier attempt.
@@ -280,6 +275,12 @@ export class Peer implements ConnectionOwner {
     if (!this.#session?.routeRefresh || !this.#session.families.includes(family)) return false
     this.#current?.write(encodeRefresh('request', family), messageType.refresh)
     return true
+  }
+
+  /** Not needed any more: says so, and what is stale of it goes within `mostMs`. */
+  retire(mostMs: number): void {
+    this.stop(notification(code.cease, cease.deconfigured))
+    this.#stale.endWithin(mostMs)
   }
 
   /** Lets go of what this peer left in the RIB. */
@@ -340,7 +341,7 @@ export class Peer implements ConnectionOwner {
     this.#session = session
     this.#establishedAtMs = now
     this.#everUp = true
-    this.#limitWarned.clear()
+    this.#limits.clear()
     this.record.up()
     const local = connection.conn?.local.ip ?? this.#config.source ?? this.#config.address
     this.#ribPeer = ribPeer(this.slot, this.#config, this.#host.config(), session, local)
@@ -361,10 +362,11 @@ export class Peer implements ConnectionOwner {
     if (this.#waiting?.connection === connection) this.#dropWaiting()
     // Whoever waited for this one to win need not wait any more.
     else if (this.#waiting) this.#stopWaiting()
-    if (connection === this.#dialled && connection.state === 'idle') this.#retryLater(counted, from === 'connect')
-    else if (connection.accepted && counted) this.#punish()
+    if (connection === this.#dialled && connection.state === 'idle')
+      this.#retryLater(!counted ? 'innocent' : from === 'connect' ? 'absent' : 'failed')
+    else if (connection.accepted && counted) this.#backoff.failed(this.#ports.clock.now())
     // An attempt that was given up in favour of this one starts again.
-    if (!this.#idleHold && this.#dialled.state === 'idle') this.#retryLater(false, false)
+    if (!this.#idleHold && this.#dialled.state === 'idle') this.#retryLater('innocent')
     if (!this.#current) this.#host.stateChanged(this, from, this.state)
   }
 
@@ -505,26 +507,14 @@ export class Peer implements ConnectionOwner {
     else this.#stale.removed()
     this.#ports.log.warn('session down', { why: describeDown(why), keptFamilies: this.#stale.families })
     this.#host.down(this, why)
-    if (this.#ports.clock.now() - this.#establishedAtMs > provenMs) this.#idleHoldMs = leastIdleHoldMs
-    this.#retryLater(counted, false)
+    this.#backoff.sessionEnded(this.#ports.clock.now() - this.#establishedAtMs)
+    this.#retryLater(counted ? 'failed' : 'innocent')
   }
 
-  #retryLater(counted: boolean, dialOnly: boolean): void {
+  #retryLater(ending: Ending): void {
     if (!this.#running || this.#current) return
-    let waitMs = this.#idleHoldMs
-    if (counted) {
-      this.#idleHoldMs = Math.min(mostIdleHoldMs, this.#idleHoldMs * 2)
-      if (!dialOnly) this.#punish()
-    } else {
-      waitMs = leastIdleHoldMs
-    }
-    // A peer that is not there yet did nothing wrong: it is tried as often as ConnectRetry says.
-    if (dialOnly) waitMs = Math.min(waitMs, this.#config.connectRetrySeconds * 1000)
-    this.#startAfter(waitMs * (0.75 + 0.25 * this.#ports.random.next()), 'idle-hold')
-  }
-
-  #punish(): void {
-    this.#refuseUntilMs = this.#ports.clock.now() + refuseMs
+    const waitMs = this.#backoff.after(ending, this.#ports.clock.now(), this.#config.connectRetrySeconds * 1000)
+    this.#startAfter(waitMs, 'idle-hold')
   }
 
   #startAfter(ms: number, kind: 'start' | 'idle-hold'): void {
@@ -568,33 +558,21 @@ export class Peer implements ConnectionOwner {
 
   // ------------------------------------------------------------------------------------------------------- details
 
-  /** Max-prefix per family, counted before policy. */
   #checkLimits(): void {
     const limit = this.#config.maxPrefix
     const session = this.#session
     if (!limit || !session) return
     for (const family of session.families) {
-      const { received } = this.#ports.rib.counts(this.slot, family)
-      if (received <= limit.limit * warnShare) continue
-      if (received > limit.limit && limit.action === 'reset') {
-        this.#overLimit(family, received, limit.limit, limit.restartMinutes)
-        return
-      }
-      if (this.#limitWarned.has(family)) continue
-      this.#limitWarned.add(family)
-      this.#ports.log.warn('many prefixes', { family, received, limit: limit.limit })
-    }
-  }
-
-  #overLimit(family: Family, received: number, limit: number, restartMinutes: number | undefined): void {
-    const data = new Uint8Array([0, family === 4 ? 1 : 2, 1, limit >>> 24, limit >>> 16, limit >>> 8, limit])
-    const why = this.#wrapped(notification(code.cease, cease.maxPrefixes, data))
-    this.#current?.dispatch({ kind: 'cease', why })
-    this.record.blame({ code: 'max-prefix', text: `sent ${received} IPv${family} prefixes, the limit is ${limit}` })
-    if (restartMinutes !== undefined) {
-      const waitMs = restartMinutes * 60_000
-      this.#refuseUntilMs = this.#ports.clock.now() + waitMs
+      const verdict = this.#limits.judge(limit, family, this.#ports.rib.counts(this.slot, family).received)
+      if (verdict.kind === 'near') this.#ports.log.warn('many prefixes', { ...verdict })
+      if (verdict.kind !== 'over') continue
+      this.#current?.dispatch({ kind: 'cease', why: this.#wrapped(verdict.notification) })
+      this.record.blame({ code: 'max-prefix', text: verdict.text })
+      if (limit.restartMinutes === undefined) return
+      const waitMs = limit.restartMinutes * 60_000
+      this.#backoff.refuse(this.#ports.clock.now() + waitMs)
       this.#startAfter(waitMs, 'idle-hold')
+      return
     }
   }
 

@@ -112,6 +112,14 @@ export class StaleRoutes {
     this.#restart = { timer, atMs }
   }
 
+  /** What is stale goes within this time, however long the peer said. */
+  endWithin(ms: number): void {
+    const untilMs = this.untilMs
+    if (untilMs === undefined || untilMs <= this.#deps.clock.now() + ms) return
+    this.#deadlineMs = this.#deps.clock.now() + ms
+    this.#keep(this.families, ms)
+  }
+
   /** The session is back: adds the peer to the RIB and sweeps at once what the peer did not keep. */
   returned(session: Session, peer: RibPeer): void {
     const { clock, rib } = this.#deps

@@ -1,0 +1,65 @@
+/**
+ * When to try a neighbour again, and for how long to refuse its own attempts.
+ *
+ * IdleHold starts at 1 s, doubles with each failure up to 60 s, and only starts anew after a session that stayed
+ * Established for a minute: a peer that breaks every session at once is met ever more rarely (FRR #22358). A peer that is
+ * merely not there did nothing wrong and is tried as often as ConnectRetry says. Every wait is jittered (RFC 4271 §10).
+ *
+ * `bgp-speaker.md` section 4.
+ */
+
+import type { Random } from '../../lib/ports.ts'
+
+const leastMs = 1000
+const mostMs = 60_000
+/** A session that stayed up this long has earned a fresh start. */
+const provenMs = 60_000
+/** How long after a failure the peer's own dial is refused: less than any IdleHold of a speaker like us, jitter included,
+ * so that the two ends never refuse each other in turns. */
+const refuseMs = 700
+
+/** What ended: `failed` counts, `absent` is a dial without an answer, `innocent` neither. */
+export type Ending = 'failed' | 'absent' | 'innocent'
+
+export class Backoff {
+  readonly #random: Random
+  #idleHoldMs = leastMs
+  #refuseUntilMs = 0
+
+  constructor(random: Random) {
+    this.#random = random
+  }
+
+  /** How long to wait before the next attempt. */
+  after(ending: Ending, nowMs: number, connectRetryMs: number): number {
+    const heldMs = ending === 'innocent' ? leastMs : this.#idleHoldMs
+    if (ending !== 'innocent') this.#idleHoldMs = Math.min(mostMs, this.#idleHoldMs * 2)
+    if (ending === 'failed') this.failed(nowMs)
+    const waitMs = ending === 'absent' ? Math.min(heldMs, connectRetryMs) : heldMs
+    return waitMs * (0.75 + 0.25 * this.#random.next())
+  }
+
+  /** A connection of theirs failed. */
+  failed(nowMs: number): void {
+    this.refuse(nowMs + refuseMs)
+  }
+
+  /** Their attempts are refused until then. */
+  refuse(untilMs: number): void {
+    this.#refuseUntilMs = Math.max(this.#refuseUntilMs, untilMs)
+  }
+
+  refuses(nowMs: number): boolean {
+    return nowMs < this.#refuseUntilMs
+  }
+
+  /** A session has ended that was up for so long. */
+  sessionEnded(upMs: number): void {
+    if (upMs > provenMs) this.#idleHoldMs = leastMs
+  }
+
+  /** An operator or a change of configuration wants a fresh start. */
+  reset(): void {
+    this.#idleHoldMs = leastMs
+  }
+}
