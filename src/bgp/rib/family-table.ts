@@ -38,6 +38,8 @@ export class FamilyTable implements Candidates, Outgoing {
   readonly sets: AttributeSets
   readonly sources: Sources
   readonly groups = new Set<UpdateGroup>()
+  /** Groups without members that still hold sets and nets. */
+  readonly #leaving = new Set<UpdateGroup>()
   deferred = false
   readonly dirty = new IntQueue()
   readonly #untold = new IntQueue()
@@ -208,7 +210,26 @@ export class FamilyTable implements Candidates, Outgoing {
     const { nets } = this
     if (!nets.isLive(net) || nets.first[net]! >= 0 || nets.flags[net]! & (netFlag.dirty | netFlag.untold)) return
     for (const group of this.groups) if (group.pins(net)) return
+    for (const group of this.#leaving) if (group.pins(net)) return
     nets.free(net)
+  }
+
+  /** The group's last member is gone. */
+  retire(group: UpdateGroup): void {
+    this.groups.delete(group)
+    this.#leaving.add(group)
+    this.#on.wake()
+  }
+
+  /** Shows new groups up to `limit` nets each, and empties old ones likewise; true: more to do. */
+  tendGroups(limit: number): boolean {
+    let more = false
+    for (const group of this.groups) more = group.build(limit) || more
+    for (const group of this.#leaving) {
+      if (group.dissolve(limit)) more = true
+      else this.#leaving.delete(group)
+    }
+    return more
   }
 
   setDeferred(deferred: boolean): void {

@@ -212,9 +212,8 @@ export class Rib implements RibPort {
     group.leave(member.source)
     this.sets.hops.release(member.hop)
     if (group.members.size > 0) return
-    this.tables[family].groups.delete(group)
+    this.tables[family].retire(group)
     for (const [key, known] of this.#groups) if (known === group) this.#groups.delete(key)
-    group.dissolve()
   }
 
   #leaveGroups(state: PeerState): void {
@@ -412,10 +411,10 @@ export class Rib implements RibPort {
 
   #slice(table: FamilyTable): boolean {
     table.walk(pathsPerSlice)
-    table.decideSome(netsPerSlice)
-    let building = false
-    for (const group of table.groups) building = group.build(netsPerSlice) || building
-    return building || table.walking || table.dirty.size > 0
+    // Every group looks at every net that changed.
+    const nets = Math.max(128, Math.ceil(netsPerSlice / Math.max(1, table.groups.size / 2)))
+    table.decideSome(nets)
+    return table.tendGroups(nets) || table.walking || table.dirty.size > 0
   }
 
   /** Best-route changes since the last call, each prefix once; with `limit`, at most about so many. */
