@@ -68,13 +68,16 @@ async function main(): Promise<number> {
   const place = await findPlace()
   if (place.kind === 'inside')
     return attach([...place.prefix, process.execPath, ...process.execArgv, ...process.argv.slice(1)])
-  const text = readFileSync(labFile, 'utf8').replace(/^store: .*$/m, `store: ${values.datastore}`)
+  const kind = (['bird', 'frr', 'gobgp'] as const).find(one => availableKind(one) === one) ?? 'manx'
+  const text = readFileSync(labFile, 'utf8')
+    .replace(/^store: .*$/m, `store: ${values.datastore}`)
+    .replace(/kind: bird/, `kind: ${kind}`)
   const topology = parseTopology(text, labFile)
   if (values.down) return takeDown(topology.lab)
 
   const started = clock.now()
   const gateway = topology.routers[0]!
-  const router = await routerProgram(availableKind(gateway.kind)).version()
+  const router = await routerProgram(gateway.kind).version()
   const rights = isUserNamespace() ? 'no root (user namespace)' : 'as root'
   console.log(`Manx demo: ${topology.nodes.length} nodes, a gateway (${router}), ${values.datastore} store, ${rights}`)
   if (knownLabs().includes(topology.lab)) {

@@ -13,6 +13,7 @@ import { CodedError } from '../../lib/errors.ts'
 import type { Clock } from '../../lib/ports.ts'
 import { stringify } from 'yaml'
 import {
+  agentSessions,
   agentState,
   buildRoot,
   manxctl,
@@ -360,7 +361,7 @@ export class Lab {
     const processes = this.folder.processes()
     const nodes = this.topology.nodes.map(async (node): Promise<StatusRow> => {
       const { state, reason } = await agentState(this.folder, node.name)
-      const sessions = state === 'stopped' ? undefined : await this.nodeSessions(node.name)
+      const sessions = state === 'stopped' ? undefined : await agentSessions(this.folder, node.name)
       const launched = processes.get(node.name)
       return {
         name: node.name,

@@ -247,6 +247,21 @@ export async function agentState(folder: LabFolder, node: string): Promise<Agent
   }
 }
 
+/** An agent's sessions by its own view; undefined when it does not answer. */
+export async function agentSessions(folder: LabFolder, node: string): Promise<Session[] | undefined> {
+  try {
+    const answer = await askAgent(agentSocket(folder, node), 'GET', '/api/v1/peers')
+    const { peers } = JSON.parse(answer.body) as {
+      peers?: readonly { address: string; state: string; lingering: boolean }[]
+    }
+    return peers
+      ?.filter(one => !one.lingering)
+      .map(one => ({ peer: one.address, established: one.state === 'Established' }))
+  } catch {
+    return undefined // not started yet, or on its way out: its state says so
+  }
+}
+
 export function agentSocket(folder: LabFolder, node: string): string {
   return join(folder.path, node, 'run/manxd.sock')
 }

@@ -13,6 +13,7 @@ import { existsSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import type { Ip } from '../../lib/ip.ts'
 import type { Clock } from '../../lib/ports.ts'
+import { version } from '../../lib/version.ts'
 import { findProgram, pause, run } from './process.ts'
 import type { RouterKind } from './topology.ts'
 
@@ -162,7 +163,7 @@ const programs: Record<RouterKind, RouterProgram> = {
   },
   manx: {
     programs: [],
-    version: () => Promise.resolve('manx'),
+    version: () => Promise.resolve(`manx ${version}`),
     files: plan => [{ name: 'gateway.json', text: `${JSON.stringify(gatewayConfig(plan), null, 2)}\n` }],
     daemons: plan => [{ name: 'manx', argv: [process.execPath, speakerFile, `${plan.folder}/gateway.json`] }],
     routes: (_plan, family) => ({

@@ -401,7 +401,7 @@ function resolveNode(
     env: Object.fromEntries(env) as Record<string, string>,
     ...(node.config && { config: node.config }),
     pods: node.pods ?? 0,
-    ...(node.version !== undefined && { version: node.version }),
+    ...(node.version !== undefined && { version: posix.resolve(posix.dirname(context.file), node.version) }),
   }
 }
 
