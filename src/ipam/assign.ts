@@ -148,10 +148,13 @@ class Search {
     for (const pool of this.#pools) {
       for (const { cidr } of affine) {
         if (given.length === wanted) return given
-        if (!pool.prefix.contains(cidr)) continue
-        const reserved = at.reserved.within(cidr)
+        if (this.#round.full.has(cidr.key) || !pool.prefix.contains(cidr)) continue
         const known = this.#draft.block(cidr)
-        if (known.value && known.value.freeCount(reserved) === 0 && !hasCooling(known.value)) continue
+        if (known.value && !known.value.isCooling && known.value.freeCount(at.reserved.within(cidr)) === 0) {
+          // Seen over the request's own draft, which may yet be dropped: only what was full before it stays full.
+          if (this.#round.draft.block(cidr).value === known.value) this.#round.full.add(cidr.key)
+          continue
+        }
         // Announced in an older layout of the pool and never created: not to be created now.
         if (!known.value && cidr.length !== pool.blockLength) continue
         const block = loadOwn(this.#draft, at, cidr)
@@ -277,10 +280,6 @@ function fillOf(pool: Pool, blocks: readonly HeldBlock[], at: Situation): { pool
 function isGivenBackHere(draft: Draft, cidr: Prefix, ordinal: number): boolean {
   const before = draft.records.block(cidr).value?.allocationAt(ordinal)
   return before !== undefined && before.releasedAt === undefined
-}
-
-function hasCooling(block: Block): boolean {
-  return block.value.attributes.some(({ releasedAt }) => releasedAt !== undefined)
 }
 
 function isLender(block: Block, at: Situation): boolean {

@@ -49,6 +49,7 @@ export class Block {
   /** The record to store. */
   readonly value: AllocationBlock
   #allocations: readonly Allocation[] | undefined
+  #cooling: boolean | undefined
 
   private constructor(cidr: Prefix, value: AllocationBlock) {
     this.cidr = cidr
@@ -103,6 +104,11 @@ export class Block {
   /** True when nothing but a host's own reservation is allocated. Cooling addresses count as allocated. */
   get isEmpty(): boolean {
     return this.value.attributes.every(attribute => handleOf(attribute)?.toLowerCase() === windowsReservedHandle)
+  }
+
+  /** Whether any address is cooling down. */
+  get isCooling(): boolean {
+    return (this.#cooling ??= this.value.attributes.some(attribute => attribute.releasedAt !== undefined))
   }
 
   ipAt(ordinal: number): Ip {
@@ -170,7 +176,7 @@ export class Block {
 
   /** Frees what has cooled down for `cooldownMs`. */
   swept(wallMs: number, cooldownMs: number): Block {
-    if (!this.value.attributes.some(attribute => attribute.releasedAt !== undefined)) return this
+    if (!this.isCooling) return this
     const cold = this.allocations().filter(({ releasedAt }) => {
       const at = releasedAt === undefined ? undefined : parseStamp(releasedAt)
       return at !== undefined && at + cooldownMs <= wallMs

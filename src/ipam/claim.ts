@@ -42,6 +42,8 @@ export interface Round {
   readonly at: Situation
   /** Blocks announced in this round and the addresses that waiting requests have not spoken for. */
   readonly promised: Map<string, { readonly cidr: Prefix; left: number }>
+  /** Own blocks found full: nothing becomes free within a round, so nobody needs to look again. */
+  readonly full: Set<string>
 }
 
 /** An empty block of another node may be taken over once it is this old, so that two nodes do not pass it to and fro. */

@@ -15,7 +15,7 @@
  * and then what the records say is final.
  */
 
-import { CodedError, hasCode, reasonOf } from '../lib/errors.ts'
+import { CodedError, InvariantError, hasCode, reasonOf } from '../lib/errors.ts'
 import type { Clock, Condition, Datastore, Entry, Log, Random, Write } from '../lib/ports.ts'
 import { blocksPrefix, decodeBlock, ipamPrefix, parseKey, printJson } from '../model/index.ts'
 import type { Plan } from './assign.ts'
@@ -23,7 +23,7 @@ import { Block } from './block.ts'
 import type { Round, Situation } from './claim.ts'
 import { ipamError } from './failure.ts'
 import { Draft, Need } from './records.ts'
-import type { Records } from './records.ts'
+import type { Learned, Records } from './records.ts'
 
 /** As in the reference: then somebody else always wins, and it is better to say so. */
 const maxTries = 100
@@ -86,6 +86,7 @@ interface Attempt {
   readonly waiting: readonly Job[]
   readonly when: readonly Condition[]
   readonly writes: readonly Write[]
+  readonly learned: readonly Learned[]
 }
 
 export class Queue {
@@ -150,6 +151,8 @@ export class Queue {
     const failed = this.#jobs
     this.#jobs = []
     for (const job of failed) job.fail(error)
+    // A bug is not the callers' to survive.
+    if (error instanceof InvariantError) throw error
   }
 
   async #round(): Promise<void> {
@@ -169,7 +172,7 @@ export class Queue {
       return this.#failed(attempt, error)
     }
     if (committed.ok) {
-      records.committed(attempt.writes, committed.revision)
+      records.committed(attempt.learned, committed.revision)
       this.#conflictsInRow = 0
       this.#countTries(attempt.waiting)
       return this.#answer(attempt)
@@ -213,7 +216,7 @@ export class Queue {
     const at = planning(() => this.#source.situation())
     if (at instanceof Need) return at
     const draft = new Draft(records)
-    const round: Round = { draft, at, promised: new Map() }
+    const round: Round = { draft, at, promised: new Map(), full: new Set() }
     const planned: Planned[] = []
     const waiting: Job[] = []
     const keys = new Set<string>()

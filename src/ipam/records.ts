@@ -95,6 +95,12 @@ interface Slot {
   readonly seen: Revision
 }
 
+/** A record as a commit has left it. */
+export interface Learned {
+  readonly key: string
+  readonly value: unknown
+}
+
 export class Records {
   readonly #slots = new Map<string, Slot>()
   /** Prefixes below which everything is known; absent there means absent in the store. */
@@ -188,10 +194,10 @@ export class Records {
     ])
   }
 
-  /** What a commit of ours has written. */
-  committed(writes: readonly Write[], revision: Revision): void {
-    for (const { key, value } of writes)
-      this.#learnEntry(key, value === undefined ? undefined : { key, value, modRevision: revision }, revision)
+  /** What a commit of ours has written. Callers' own records are none of ours to know. */
+  committed(learned: readonly Learned[], revision: Revision): void {
+    for (const { key, value } of learned)
+      this.#learn({ key, value, modRevision: value === undefined ? 0 : revision }, revision)
   }
 
   #learnEntry(key: string, entry: Entry | undefined, asOf: Revision): void {
@@ -215,7 +221,7 @@ export class Records {
     if (known && (known.seen > seen || (modRevision > 0 && known.held.modRevision === modRevision))) return
     this.#latest = Math.max(this.#latest, seen)
     const ref = parseKey(key)
-    const kept = ref?.type === 'block' ? readBlock(ref.cidr, held as Held<AllocationBlock>) : held
+    const kept = ref?.type === 'block' ? readBlock(ref.cidr, held as Held<AllocationBlock | Block>) : held
     if (known && known.held.modRevision > 0 && modRevision === 0) this.#noteVanished(known.held)
     this.#slots.set(key, { held: kept, seen })
     if (ref) this.#index(ref, kept)
@@ -378,6 +384,9 @@ export class Draft {
   readonly #under: Draft | undefined
   readonly #changes = new Map<string, Change>()
   readonly #guards = new Map<string, Revision>()
+  /** Every key that the commit will compare; a caller's bare write is counted too, to be on the safe side. */
+  readonly #conditionKeys = new Set<string>()
+  readonly #affinityKeys = new Set<string>()
   /** Conditions that came with a request. */
   readonly callersConditions = new Map<string, Revision>()
 
@@ -397,28 +406,24 @@ export class Draft {
 
   /** Takes in a draft made by `fork`, unless the whole would outgrow one commit. */
   merge(fork: Draft): boolean {
-    const conditions = new Set([...this.#guards.keys(), ...fork.#guards.keys()])
-    const writes = new Set(this.#changes.keys())
+    let writes = this.#changes.size
+    let conditions = this.#conditionKeys.size
     for (const [key, change] of fork.#changes) {
-      // Two callers' own writes at one key, and two requests about one handle, go one after the other.
-      if (writes.has(key) && (change.kind === 'extra' || key.startsWith(handlesPrefix))) return false
-      writes.add(key)
-      conditions.add(key)
+      if (this.#changes.has(key)) {
+        // Two callers' own writes at one key, and two requests about one handle, go one after the other.
+        if (change.kind === 'extra' || key.startsWith(handlesPrefix)) return false
+      } else writes++
+      if (!this.#conditionKeys.has(key)) conditions++
     }
-    for (const key of writes) conditions.add(key)
-    if (conditions.size > commitLimit || writes.size > commitLimit) return false
-    for (const [key, change] of fork.#changes) this.#changes.set(key, change)
-    for (const [key, revision] of fork.#guards) this.#guards.set(key, revision)
+    for (const key of fork.#guards.keys()) if (!this.#conditionKeys.has(key) && !fork.#changes.has(key)) conditions++
+    if (conditions > commitLimit || writes > commitLimit) return false
+    for (const [key, change] of fork.#changes) this.#set(key, change)
+    for (const [key, revision] of fork.#guards) this.#guard(key, revision)
     return true
   }
 
   changes(key: string): boolean {
     return this.#changes.has(key) || (this.#under?.changes(key) ?? false)
-  }
-
-  /** Keys changed by this draft itself. */
-  changedKeys(): IterableIterator<string> {
-    return this.#changes.keys()
   }
 
   #changed(key: string): Change | undefined {
@@ -428,9 +433,10 @@ export class Draft {
   // -------------------------------------------------------------------------------------------------------- reading
 
   block(cidr: Prefix): HeldBlock {
-    const change = this.#changed(blockKey(cidr))
-    if (!change) return this.records.block(cidr)
-    return { cidr, key: blockKey(cidr), value: change.value as Block | undefined, modRevision: change.was }
+    const held = this.records.block(cidr)
+    const change = this.#changed(held.key)
+    if (!change) return held
+    return { cidr, key: held.key, value: change.value as Block | undefined, modRevision: change.was }
   }
 
   affinity(owner: string, cidr: Prefix): Held<BlockAffinity> {
@@ -441,7 +447,7 @@ export class Draft {
   affinities(owner: string, family: Family): readonly OwnedBlock[] {
     const committed = this.records.affinities(owner, family)
     const prefix = affinityPrefix(owner, family)
-    const changed = [...this.#allChanged()].filter(key => key.startsWith(prefix))
+    const changed = [...this.#changedAffinities()].filter(key => key.startsWith(prefix))
     if (changed.length === 0) return committed
     const known = new Map(committed.map(owned => [owned.key, owned]))
     for (const key of changed) {
@@ -463,16 +469,16 @@ export class Draft {
     return change ? { key, value: change.value as T | undefined, modRevision: change.was } : otherwise()
   }
 
-  *#allChanged(): Generator<string> {
-    yield* this.#changes.keys()
-    if (this.#under) yield* this.#under.#allChanged()
+  *#changedAffinities(): Generator<string> {
+    yield* this.#affinityKeys
+    if (this.#under) yield* this.#under.#changedAffinities()
   }
 
   // -------------------------------------------------------------------------------------------------------- changing
 
   /** The commit is to fail unless this record is as it was seen. */
   guard(held: Held<unknown>): void {
-    if (!this.#changed(held.key)) this.#guards.set(held.key, held.modRevision)
+    if (!this.#changed(held.key)) this.#guard(held.key, held.modRevision)
   }
 
   setBlock(cidr: Prefix, value: Block | undefined): void {
@@ -506,15 +512,26 @@ export class Draft {
   /** A caller's own condition or write, carried as it is. */
   extra(when: readonly Condition[], writes: readonly Write[]): void {
     for (const { key, modRevision } of when) {
-      this.#guards.set(key, modRevision)
+      this.#guard(key, modRevision)
       this.callersConditions.set(key, modRevision)
     }
-    for (const write of writes) this.#changes.set(write.key, { kind: 'extra', value: undefined, was: -1, write })
+    for (const write of writes) this.#set(write.key, { kind: 'extra', value: undefined, was: -1, write })
+  }
+
+  #set(key: string, change: Change): void {
+    this.#changes.set(key, change)
+    this.#conditionKeys.add(key)
+    if (change.kind !== 'extra' && key.startsWith(hostsPrefix)) this.#affinityKeys.add(key)
+  }
+
+  #guard(key: string, revision: Revision): void {
+    this.#guards.set(key, revision)
+    this.#conditionKeys.add(key)
   }
 
   #change(held: Held<unknown>, to: { kind: 'block' | 'json'; value: unknown }): void {
     const was = this.#changed(held.key)?.was ?? held.modRevision
-    this.#changes.set(held.key, { ...to, was })
+    this.#set(held.key, { ...to, was })
   }
 
   /** The callers' own writes in it. */
@@ -523,9 +540,10 @@ export class Draft {
   }
 
   /** The commit. Blocks are sealed here: one step of their sequence number per write. */
-  plan(): { when: Condition[]; writes: Write[] } {
+  plan(): { when: Condition[]; writes: Write[]; learned: Learned[] } {
     const when = new Map(this.#guards)
     const writes: Write[] = []
+    const learned: Learned[] = []
     for (const [key, change] of this.#changes) {
       if (change.kind === 'extra') {
         invariant(change.write, 'an extra change is a write')
@@ -533,16 +551,13 @@ export class Draft {
         continue
       }
       when.set(key, change.was)
+      const value = change.value instanceof Block ? change.value.sealed() : change.value
+      learned.push({ key, value })
       // Deleting what never was is nothing to write; the condition still has to hold.
-      if (change.value === undefined) {
-        if (change.was > 0) writes.push({ key, value: undefined })
-      } else
-        writes.push({
-          key,
-          value: printJson(change.value instanceof Block ? change.value.sealed().value : change.value),
-        })
+      if (value !== undefined) writes.push({ key, value: printJson(value instanceof Block ? value.value : value) })
+      else if (change.was > 0) writes.push({ key, value: undefined })
     }
-    return { when: [...when].map(([key, modRevision]) => ({ key, modRevision })), writes }
+    return { when: [...when].map(([key, modRevision]) => ({ key, modRevision })), writes, learned }
   }
 }
 
@@ -573,9 +588,9 @@ function decode(key: string, entry: Entry): Decoded<unknown> | undefined {
   }
 }
 
-function readBlock(cidr: Prefix, held: Held<AllocationBlock>): HeldBlock {
+function readBlock(cidr: Prefix, held: Held<AllocationBlock | Block>): HeldBlock {
   const { key, modRevision, value: record } = held
-  const value = record && Block.read(record)
+  const value = record instanceof Block ? record : record && Block.read(record)
   const damage = record && !value ? 'free and allocated ordinals do not add up' : held.damage
   return { cidr, key, value, modRevision, ...(damage !== undefined && { damage }) }
 }

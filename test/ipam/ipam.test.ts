@@ -317,6 +317,19 @@ describe('releasing', () => {
     equal((await ipam.assign(workload('i'))).ips4.length, 1)
   })
 
+  // Found by the simulation: the request waited for itself.
+  test('an address that has cooled down may be asked for by name', async () => {
+    const cluster = new Cluster({ p: { cidr: '10.9.0.0/31', blockSize: 31 } })
+    cluster.config({ auto_allocate_blocks: true, ipCooldownSeconds: 60 })
+    const ipam = cluster.ipam()
+    const ip = Ip.of('10.9.0.1')
+    await ipam.assignGiven({ ip, handle: 'h', attributes: {} })
+    await ipam.releaseByHandle('h')
+    equal((await refusal(ipam.assignGiven({ ip, handle: 'i', attributes: {} }))).code, 'address-taken')
+    await cluster.clock.advance(60_000)
+    equal((await ipam.assignGiven({ ip, handle: 'i', attributes: {} })).ip, ip)
+  })
+
   test('of the last address takes an ownerless block away, an owned one stays', async () => {
     const cluster = new Cluster(v4)
     const ipam = cluster.ipam()
@@ -405,6 +418,19 @@ describe('claims', () => {
     deepEqual(Object.keys(cluster.under('host/')), ['n1/ipv4/block/10.48.0.0-26'])
     await cluster.clock.advance(120_000)
     equal((await refusal(cluster.ipam('n2').assign(workload('i')))).code, 'strict-affinity')
+  })
+
+  // Found by the simulation: callers of one turn made announcement and block one commit.
+  test('requests of one turn wait for the announcement, also over a block that is taken over', async () => {
+    const cluster = new Cluster(only)
+    await cluster.ipam('n2').claimAffinity(Prefix.of(cidr))
+    await cluster.clock.advance(60_000)
+    const ipam = await cluster.agent('n1')
+    const before = cluster.store.commits.length
+    await Promise.all([1, 2, 3].map(i => ipam.assign(workload(`h${i}`))))
+    const written = cluster.store.commits.slice(before).map(({ writes }) => writes.length)
+    // Their affinity and block go, ours is announced; then block, affinity and three handles.
+    deepEqual(written, [3, 5])
   })
 
   test('given back: empty goes, in use loses its owner, or stays when it must be empty', async () => {

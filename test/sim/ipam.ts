@@ -114,7 +114,7 @@ class World {
     this.store.tamper = options.tamper
     this.options = options
     this.dualStack = random.chance(0.5)
-    this.#troubleMs = options.troubleMs ?? 5_000
+    this.#troubleMs = options.troubleMs ?? 4_000
     const nodes = options.nodes ?? (random.chance(0.05) ? 50 : 2 + random.below(7))
     this.#furnish(nodes)
     for (let i = 0; i < nodes; i++) this.#agents.push(new Host(this, `node-${i}`))
