@@ -76,6 +76,19 @@ describe('what members of a group get', () => {
     expect(two).toEqual([])
   })
 
+  test('with many sources each member gets a few pieces, not one per source', () => {
+    const kinds = Array.from({ length: 60 }, () => 'client' as const)
+    const rib = withPeers(kinds)
+    for (const i of kinds.keys()) give(rib, i + 1, announce(from(i + 1), [`10.1.${i}.0/24`]))
+    settle(rib)
+    for (const i of kinds.keys()) {
+      const parts = rib.take(i + 1, 1 << 20)
+      expect(parts.length).toBeLessThanOrEqual(3)
+      const all = kinds.map((_, other) => `+10.1.${other}.0/24`).filter((_, other) => other !== i)
+      expect(heard(bodies(parts).map(body => twinRead(body, ibgp))).toSorted()).toEqual(all.toSorted())
+    }
+  })
+
   test('the source changes: the new one gets a withdrawal, the old one the route', () => {
     const rib = withPeers(['client', 'client', 'client'])
     const p = '10.1.0.0/16'

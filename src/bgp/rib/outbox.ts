@@ -300,7 +300,7 @@ export class UpdateGroup {
   next(member: Member, maxOctets: number): Uint8Array | undefined {
     if (!this.hasOutput(member)) return undefined
     if (member.backlog.octets > 0) return member.backlog.read(maxOctets)
-    return this.#ring.read(member.cursor!, maxOctets)
+    return this.#ring.read(member.cursor!, member.source, maxOctets)
   }
 
   /** Encodes some of what a detached member is owed. */
@@ -343,7 +343,7 @@ export class UpdateGroup {
     if (!cursor) return
     const { nets } = this.#table
     while (this.#ring.seek(cursor, member.source)) {
-      const octets = this.#ring.read(cursor, maxRingOctets)
+      const octets = this.#ring.read(cursor, member.source, maxRingOctets)
       prefixesOf(octets, nets, this.#addPath, net => member.markLost(net))
     }
     this.#ring.close(cursor)

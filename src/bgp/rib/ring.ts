@@ -151,11 +151,21 @@ export class Ring implements Sink {
     }
   }
 
-  /** Whole messages from the cursor on, at most `maxOctets` but at least one; the cursor moves behind them. */
-  read(cursor: Cursor, maxOctets: number): Uint8Array {
+  /**
+   * Whole messages from the cursor on, at most `maxOctets` but at least one; the cursor moves behind them. Segments that
+   * follow and are for the member too go along: with 500 sources a member gets two pieces, not 499.
+   */
+  read(cursor: Cursor, member: number, maxOctets: number): Uint8Array {
     const chunk = this.#chunkOf(cursor)
+    const { segments } = chunk
     const start = cursor.offset
-    const end = wholeMessages(chunk.bytes, start, chunk.segments[cursor.segment]!.end, maxOctets)
+    let last = cursor.segment
+    let end = segments[last]!.end
+    while (last + 1 < segments.length && end - start < maxOctets && concerns(segments[last + 1]!, member))
+      end = segments[++last]!.end
+    end = wholeMessages(chunk.bytes, start, end, maxOctets)
+    while (segments[last]!.start >= end) last--
+    cursor.segment = last
     cursor.offset = end
     return chunk.bytes.subarray(start, end)
   }
