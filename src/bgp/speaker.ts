@@ -84,6 +84,10 @@ const sliceMs = 5
 /** Connections that have not finished their handshake, over all peers. */
 const mostUnfinished = 256
 const refusalLogMs = 10_000
+/** Best-route changes handed over at once. */
+const updatesPerBatch = 1024
+/** While more prefixes than this wait for a decision, no peer is read: TCP makes them wait. */
+const mostUndecided = 65_536
 /** An octet or two in each direction after the last NOTIFICATION. */
 const goodbyeMs = 250
 
@@ -168,6 +172,11 @@ export class Speaker {
   /** Whether a next hop can be reached; told by whoever knows the kernel's links and routes. */
   nextHopReachable(ip: Ip, reachable: boolean): void {
     this.#rib.nextHopReachable(ip, reachable)
+  }
+
+  /** BFD lost the path to a peer; `independent`: its packets do not come from the peer's control plane (C bit). */
+  pathDown(key: string, independent: boolean): void {
+    this.#peers.get(key)?.pathDown(independent)
   }
 
   /** Ends a session on an operator's word and begins it anew; undefined: no such peer. `soft` only asks for its routes. */
@@ -354,10 +363,21 @@ export class Speaker {
   #turn(): void {
     this.#work = undefined
     const more = this.#rib.step(sliceMs)
-    const changes = this.#rib.takeUpdates()
-    if (changes.length > 0) this.#options.onRoutes(changes)
+    const untold = this.#tell()
     const full = this.#pumpAll()
-    if (more || full) this.#workSoon()
+    if (more || untold || full) this.#workSoon()
+  }
+
+  /** Tells the owner what changed, for at most one slice. True: there may be more. */
+  #tell(): boolean {
+    const { clock } = this.#deps
+    const until = clock.now() + sliceMs
+    for (;;) {
+      const changes = this.#rib.takeUpdates(updatesPerBatch)
+      if (changes.length === 0) return false
+      this.#options.onRoutes(changes)
+      if (clock.now() >= until) return true
+    }
   }
 
   /** Round-robin over the peers, for at most one slice. True: not all had their turn. */
@@ -384,9 +404,7 @@ export class Speaker {
     const settle = (): void => {
       if (!this.#running) return
       const more = this.#rib.step(sliceMs)
-      const changes = this.#rib.takeUpdates()
-      if (changes.length > 0) this.#options.onRoutes(changes)
-      if (more) this.#deps.clock.after(0, settle)
+      if (this.#tell() || more) this.#deps.clock.after(0, settle)
       else if (this.#converging.delete(family)) this.#options.onConverged?.(family)
       this.#workSoon()
     }
@@ -413,6 +431,7 @@ export class Speaker {
         this.#handover.look()
         this.#workSoon()
       },
+      congested: () => (this.#rib.backlog?.() ?? 0) > mostUndecided,
       received: peer => {
         this.#reap(peer)
         this.#workSoon()

@@ -119,11 +119,37 @@ export interface PolicySet {
   readonly nextHop?: 'self' | 'keep'
 }
 
+/** A route as a function sees it: after the loop checks, with what earlier rules changed. */
+export interface FilteredRoute {
+  readonly prefix: Prefix
+  readonly source: PathSource
+  readonly peerType: 'ebgp' | 'ibgp'
+  /** Of our own routes. */
+  readonly tag?: string
+  readonly origin: 'IGP' | 'EGP' | 'incomplete'
+  /** As routers print it: `65001 65002 {65010,65011}`. */
+  readonly asPath: string
+  readonly nextHop?: Ip
+  readonly localPref?: number
+  readonly med?: number
+  /** `aa:nn` and `aa:nn:mm`. */
+  readonly communities: readonly string[]
+  readonly largeCommunities: readonly string[]
+}
+
+/**
+ * True: accepted as it is; false: rejected; changes: accepted with them. Pure and quick: asked again, once per route,
+ * whenever routes are judged. Two policies with the same function are the same policy, with another one never.
+ */
+export type RouteFilter = (route: FilteredRoute) => boolean | PolicySet
+
 /** `next`: apply `set` and go on with the rule after it. */
 export interface PolicyRule {
   /** Shown by `explain` when this rule decided. */
   readonly name: string
   readonly match: PolicyMatch
+  /** Decides instead of `set` and `action` where `match` holds; only where the RIB has `filterFunctions`. */
+  readonly filter?: RouteFilter
   readonly set?: PolicySet
   readonly action: 'accept' | 'reject' | 'next'
 }
@@ -221,6 +247,8 @@ export interface RibAbilities {
   readonly extendedNextHop?: boolean
   /** Messages above 4096 octets, received and sent. */
   readonly extendedMessage?: boolean
+  /** Policies may hold functions. */
+  readonly filterFunctions?: boolean
 }
 
 /** The RIB as the speaker drives it. Everything is synchronous; `step` is the only call that may take its time slice. */
@@ -248,8 +276,10 @@ export interface RibPort {
   nextHopReachable(ip: Ip, reachable: boolean): void
   /** Works for at most `budgetMs`: decides, fills the update groups. True: more to do. */
   step(budgetMs: number): boolean
-  /** Best-route changes since the last call, each prefix once. */
-  takeUpdates(): RouteUpdate[]
+  /** Best-route changes since the last call, each prefix once; at most `limit` of them, the rest next time. */
+  takeUpdates(limit?: number): RouteUpdate[]
+  /** Prefixes waiting for a decision: while there are many, peers are not read. */
+  backlog?(): number
   /** Octets to send to this peer next: at most `maxOctets`, whole messages; empty: nothing now. Immutable once returned. */
   take(slot: number, maxOctets: number): Uint8Array[]
   /** True when `take` would return something. */

@@ -24,6 +24,7 @@ class Side {
   readonly host: SimHost
   config: PeerConfig
   restarted = false
+  congested = false
 
   constructor(clock: SimClock, host: SimHost, seed: number, own: string, config: PeerConfig, identifier = own) {
     this.clock = clock
@@ -44,6 +45,7 @@ class Side {
       up: () => {},
       down: () => {},
       endOfRib: (_, family) => this.log.push(`eor${family}`),
+      congested: () => this.congested,
       received: () => {},
       writable: () => this.peer.pump(),
     }
@@ -272,6 +274,22 @@ describe('failures', () => {
     expect(p.a.rib.calls).toEqual(['stale 0 4,6', 'add 0', 'sweep 0 4', 'sweep 0 6'])
   })
 
+  for (const independent of [true, false])
+    test(`BFD down: routes ${independent ? 'go' : 'stay'} (RFC 5882 §4.3, RFC 9384)`, () => {
+      const p = pair()
+      p.a.peer.start()
+      p.b.peer.start()
+      p.clock.pass(3000)
+      p.a.peer.pathDown(independent)
+      expect(p.a.up).toBe(false)
+      expect(p.a.peer.record.cause?.code).toBe('bfd-down')
+      expect(p.a.rib.calls.at(-1)).toBe(independent ? 'remove 0' : 'stale 0 4,6')
+      p.clock.pass(100)
+      expect(p.b.rib.calls.at(-1)).toBe(independent ? 'remove 0' : 'stale 0 4,6')
+      p.clock.pass(6000)
+      expect(connected(p)).toBe(true)
+    })
+
   test('back-off doubles up to a minute while sessions break at once (FRR #22358)', () => {
     const p = pair({ a: { gracefulRestart: 'off' } })
     p.a.rib.reset = { code: 3, subcode: 1, data: new Uint8Array(0), why: 'test' }
@@ -496,6 +514,23 @@ describe('hostile and slow', () => {
     )
     p.clock.pass(2000)
     expect(heard.slice(-5)).toEqual([22, 3, 5, 1, 2])
+  })
+
+  test('while the RIB has enough to do nothing is read, and nobody is taken for silent', () => {
+    const p = pair({ a: { holdSeconds: 9 } })
+    p.a.peer.start()
+    p.b.peer.start()
+    p.clock.pass(3000)
+    p.a.congested = true
+    const before = p.a.rib.received
+    p.b.rib.queue(0, 5000, 300)
+    p.clock.pass(20_000)
+    // A slice that had begun is finished.
+    expect(p.a.rib.received - before).toBeLessThan(900)
+    p.a.congested = false
+    p.clock.pass(3000)
+    expect(p.a.rib.received - before).toBe(5000)
+    expect([p.a.up, p.b.up]).toEqual([true, true])
   })
 
   test('many messages in one burst are worked off in slices without losing the last', () => {

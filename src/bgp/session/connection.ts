@@ -46,6 +46,8 @@ export interface ConnectionOwner {
   dialTimedOut(connection: Connection): void
   update(connection: Connection, bytes: Uint8Array, start: number, end: number): WireError | undefined
   refresh(connection: Connection, refresh: Refresh): void
+  /** Nothing more is to be read for the moment. */
+  congested(): boolean
   /** After a slice of received messages. */
   sliceDone(connection: Connection): void
   /** The socket has room again. */
@@ -65,6 +67,8 @@ const sliceOctets = 256 * 1024
 const backlogOctets = 256 * 1024
 const takeOctets = 64 * 1024
 const lingerMs = 1000
+/** How long to leave the RIB alone with its work before looking again. */
+const congestedMs = 1
 /** RFC 4271 §4.4: not more often than once a second. */
 const leastKeepaliveMs = 1000
 
@@ -420,8 +424,8 @@ export class Connection {
     else if (!this.#resuming) this.#work()
   }
 
-  #continue(): void {
-    this.#resuming ??= this.#ports.clock.after(0, () => {
+  #continue(ms = 0): void {
+    this.#resuming ??= this.#ports.clock.after(ms, () => {
       this.#resuming = undefined
       this.#work()
     })
@@ -432,6 +436,11 @@ export class Connection {
     const line = this.#line
     const framer = this.#framer
     const { clock } = this.#ports
+    if (this.#state.kind === 'established' && framer.backlog > 0 && this.#owner.congested()) {
+      line?.conn?.pause()
+      this.#continue(congestedMs)
+      return
+    }
     const until = clock.now() + sliceMs
     const before = framer.backlog
     let messages = 0

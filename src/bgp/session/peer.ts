@@ -64,6 +64,8 @@ export interface PeerHost {
   up(peer: Peer, session: Session): void
   down(peer: Peer, why: DownReason): void
   endOfRib(peer: Peer, family: Family): void
+  /** The RIB has enough to do: nothing more is read until it has caught up. */
+  congested(): boolean
   /** Received routes may have made work for the RIB. */
   received(peer: Peer): void
   /** The socket has room again. */
@@ -198,6 +200,19 @@ export class Peer implements ConnectionOwner {
     this.#dropWaiting()
     this.#accepted?.dispatch({ kind: 'abandon' })
     this.#dialled.dispatch({ kind: 'abandon' })
+  }
+
+  /**
+   * BFD says that the path is broken (RFC 9384). Routes survive it only where BFD shares fate with the peer's control
+   * plane, whose restart may be all that happened (RFC 5882 §4.3).
+   */
+  pathDown(independent: boolean): void {
+    const current = this.#current
+    if (!current) return
+    const keeps = !independent && this.#session?.gracefulRestart !== undefined
+    const why = this.#wrapped(notification(code.cease, cease.bfdDown))
+    current.dispatch(keeps ? { kind: 'abandon' } : { kind: 'cease', why })
+    this.record.blame({ code: 'bfd-down', text: 'BFD went down' })
   }
 
   /** Ends the session and begins anew at once. */
@@ -404,6 +419,10 @@ export class Peer implements ConnectionOwner {
     if (refresh.kind !== 'request') return
     this.#ports.rib.refresh(this.slot, family)
     this.#host.received(this)
+  }
+
+  congested(): boolean {
+    return this.#host.congested()
   }
 
   sliceDone(connection: Connection): void {
