@@ -409,6 +409,24 @@ describe('crashes and configuration', () => {
     await felix.stop()
   })
 
+  test('hosts that are excluded from masquerade follow the nodes', async () => {
+    const host = new Host()
+    const felix = host.running([...cluster, felixConfig('default', { natOutgoingExclusions: 'IPPoolsAndHostIPs' })])
+    await host.clock.advance(1_000)
+    felix.apply([node('node-b', '10.0.0.2/24', 'fd00::2/64')])
+    await host.clock.advance(1_000)
+    for (const [family, members] of [
+      [4, '10.0.0.1 10.0.0.2'],
+      [6, 'fd00::1 fd00::2'],
+    ] as const) {
+      const reading = host.kernel.readSets(family)
+      await host.clock.advance(2)
+      const set = (await reading).find(({ name }) => name === `cali${family}0all-hosts-net`)
+      equal([...(set?.members ?? [])].sort().join(' '), members)
+    }
+    await felix.stop()
+  })
+
   test('a kernel whose links cannot be read: told once, tried again, nothing written', async () => {
     const host = new Host()
     const heal = host.kernel.refuse(call => call.op === 'links', {

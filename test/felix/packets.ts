@@ -78,11 +78,12 @@ function matches(rule: Rule, packet: Packet, mark: number, sets: ReadonlyMap<str
       case '-d':
         is = Prefix.of(value).contains(packet.destination)
         break
-      case '--source-ports':
-        is = hasPort(packet.sourcePort, value)
-        break
+      case '--dport':
       case '--destination-ports':
         is = hasPort(packet.destinationPort, value)
+        break
+      case '--source-ports':
+        is = hasPort(packet.sourcePort, value)
         break
       case '--mark': {
         const [wanted = 0, mask = 0] = value.split('/').map(Number)
@@ -95,6 +96,10 @@ function matches(rule: Rule, packet: Packet, mark: number, sets: ReadonlyMap<str
         is = packet.icmpType === type && (code === undefined || packet.icmpCode === code)
         break
       }
+      case '--ctstate':
+        // Every packet here is the first of its connection.
+        is = value.split(',').includes('NEW')
+        break
       case '--match-set':
         is = inSet(sets.get(value) ?? [], words[++i]!, packet)
         break

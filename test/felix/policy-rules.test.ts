@@ -334,7 +334,7 @@ describe('random policies', () => {
       test(`IPv${family}, seed ${seed}`, () => {
         const random = new SimRandom(seed * 10 + family)
         let decided = 0
-        for (let round = 0; round < 40; round++) {
+        for (let round = 0; round < 24; round++) {
           const { pods, rule, packet } = world(random, family)
           const namespace = random.pick(['', 'ns'])
           const rules = Array.from({ length: 1 + random.below(4) }, rule)
@@ -372,6 +372,6 @@ describe('random policies', () => {
             )
           }
         }
-        ok(decided > 200, `only ${decided} packets were decided`)
+        ok(decided > 120, `only ${decided} packets were decided`)
       })
 })

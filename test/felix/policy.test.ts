@@ -65,6 +65,8 @@ function textOf({ tiers, profiles }: EndpointPolicy): string {
 
 const inDefault = { 'projectcalico.org/namespace': 'default' }
 
+const bothTiers = [endpoint('e', inDefault), policy('gnp', '/early.x', { tier: 'early' }), policy('gnp', '/y', {})]
+
 const lists: Record<string, State[]> = {
   order: [
     {
@@ -122,6 +124,23 @@ const lists: Record<string, State[]> = {
       active: ['gnp//early.x', 'gnp//y'],
     },
   ],
+  'a tier alone': (
+    [
+      ['Deny', 5],
+      ['Pass', 5],
+      ['Deny', 2_000_000],
+    ] as const
+  ).map(([action, order]) => ({
+    name: `${action} at ${order}`,
+    objects: [...bothTiers, tier('early', order, action)],
+    endpoints: {
+      e:
+        order === 5
+          ? `early(${action}): gnp//early.x< | default(Deny): gnp//y<; `
+          : `default(Deny): gnp//y< | early(${action}): gnp//early.x<; `,
+    },
+    active: ['gnp//early.x', 'gnp//y'],
+  })),
   selection: [
     {
       name: 'a namespaced policy stays in its namespace',

@@ -37,6 +37,8 @@ export interface PolicyRef {
   readonly staged: boolean
   readonly ingress: boolean
   readonly egress: boolean
+  /** Before connection tracking and before DNAT only host endpoints are policed. */
+  readonly stage: 'tracked' | 'untracked' | 'pre-dnat'
 }
 
 export interface BoundTier {
@@ -291,7 +293,9 @@ function readPolicy(
 }
 
 function refOf({ policy }: Known): PolicyRef {
-  return { key: policy.key, staged: policy.staged, ingress: policy.types.ingress, egress: policy.types.egress }
+  const { key, staged, types, untracked, preDnat } = policy
+  const stage = untracked ? 'untracked' : preDnat ? 'pre-dnat' : 'tracked'
+  return { key, staged, ingress: types.ingress, egress: types.egress, stage }
 }
 
 function comparePolicies(a: Known, b: Known): number {

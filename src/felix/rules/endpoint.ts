@@ -13,7 +13,9 @@
  */
 
 import type { LocalEndpoint } from '../calc/graph.ts'
+import type { EndpointPolicy } from '../calc/policy.ts'
 import type { Settings } from '../calc/settings.ts'
+import { denyAction, policyChainName, profileChainName, type PolicyDirection } from './policy.ts'
 import { chainName, hex, type Chain, type MarkBits, type Rule } from './names.ts'
 
 /** `from`: what the pod sends; `to`: what it is sent. */
@@ -30,13 +32,54 @@ export function endpointChainName(direction: Direction, link: string): string {
   return chainName(endpointPrefix[direction], link)
 }
 
-/** The two chains of an endpoint that no policy selects: everything but invalid and disguised packets is allowed. */
-export function endpointChains(endpoint: LocalEndpoint, settings: Settings, marks: MarkBits): Chain[] {
+/**
+ * The two chains of an endpoint. `bound`: what binds it, tier by tier; undefined while no policy is computed at all: then
+ * everything but invalid and disguised packets is allowed.
+ */
+export function endpointChains(
+  endpoint: LocalEndpoint,
+  settings: Settings,
+  marks: MarkBits,
+  bound?: EndpointPolicy,
+): Chain[] {
   return (['from', 'to'] as const).map(direction => ({
     name: endpointChainName(direction, endpoint.link),
-    rules: [...preamble(direction, settings, marks), ...open(marks)],
+    rules: [
+      ...preamble(direction, settings, marks),
+      ...(bound ? policed(direction === 'to' ? 'ingress' : 'egress', bound, settings, marks) : open(marks)),
+    ],
     whenRefused: 'drop' as const,
   }))
+}
+
+/**
+ * Tiers in order, then profiles, then closed (contract §4.4 items 7 and 9). A tier that has a policy for this direction
+ * ends the packet unless a policy passed it on; staged policies are not asked and do not make a tier end anything.
+ */
+function policed(
+  direction: PolicyDirection,
+  { tiers, profiles }: EndpointPolicy,
+  settings: Settings,
+  marks: MarkBits,
+): Rule[] {
+  const deny = denyAction(settings)
+  const rules: Rule[] = []
+  const accept = hex(marks.accept)
+  const pass = hex(marks.pass)
+  const accepted: Rule = { match: `-m mark --mark ${accept}/${accept}`, action: '-j RETURN' }
+  const notPassed = `-m mark --mark 0x0/${pass}`
+  for (const { name, defaultAction, policies } of tiers) {
+    const asked = policies.filter(policy => policy[direction] && policy.stage === 'tracked' && !policy.staged)
+    if (asked.length === 0) continue
+    rules.push({ match: '', action: `-j MARK --set-xmark 0x0/${pass}`, comment: `Start of tier ${name}` })
+    for (const { key } of asked)
+      rules.push({ match: notPassed, action: `-j ${policyChainName(direction, key)}` }, accepted)
+    if (defaultAction === 'Deny')
+      rules.push({ match: notPassed, action: deny, comment: `End of tier ${name}. Drop if no policies passed packet` })
+  }
+  for (const profile of profiles)
+    rules.push({ match: '', action: `-j ${profileChainName(direction, profile)}` }, accepted)
+  return [...rules, { match: '', action: deny, comment: 'Drop if no profiles matched' }]
 }
 
 /** What stands before any verdict of policy (contract §4.4 items 2, 5 and 6). */
@@ -65,10 +108,6 @@ function open(marks: MarkBits): Rule[] {
     { match: '', action: `-j MARK --set-xmark ${accept}/${accept}`, comment: 'No policy selects this endpoint' },
     { match: '', action: '-j RETURN' },
   ]
-}
-
-export function denyAction(settings: Settings): string {
-  return settings.filterDeny === 'drop' ? '-j DROP' : '-j REJECT'
 }
 
 /** Dispatch chains for exactly these interfaces, root first. */

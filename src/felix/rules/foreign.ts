@@ -84,15 +84,16 @@ function mayCut(
   family: Family,
   chains: FilterTable['chains'],
   input: ForeignInput,
-  visited: ReadonlySet<string>,
+  visited: Set<string>,
 ): boolean {
   if (!mayMeetPods(line, family, input)) return false
   const target = / -[jg] (\S+)/.exec(line)?.[1] ?? ''
   if (target === 'DROP' || target === 'REJECT') return true
   const next = chains.get(target)
   if (!next || visited.has(target)) return false
-  const deeper = new Set([...visited, target])
-  return next.lines.some(inner => mayCut(inner, family, chains, input, deeper))
+  // Shared by the whole search: a chain that was looked through already cuts nothing, or the search would be over.
+  visited.add(target)
+  return next.lines.some(inner => mayCut(inner, family, chains, input, visited))
 }
 
 function mayMeetPods(line: string, family: Family, { linkPrefixes, pools }: ForeignInput): boolean {
@@ -179,14 +180,15 @@ function parseNft(text: string): NftChain[] {
 }
 
 /** The first rule, here or in a chain that is led to, that drops or rejects more than invalid packets. */
-function cuttingRule(chain: NftChain, all: readonly NftChain[], visited: ReadonlySet<string>): string | undefined {
+function cuttingRule(chain: NftChain, all: readonly NftChain[], visited: Set<string>): string | undefined {
   for (const rule of chain.rules) {
     if (/ct state (?:\{ )?invalid(?: \})? /.test(`${rule} `)) continue
     if (/(?:^|\s)(?:drop|reject)(?:\s|$)/.test(rule)) return rule
     const target = /(?:^|\s)(?:jump|goto) (\S+)/.exec(rule)?.[1]
     const next = all.find(({ table, name }) => table === chain.table && name === target)
     if (!next || visited.has(next.name)) continue
-    const deeper = cuttingRule(next, all, new Set([...visited, next.name]))
+    visited.add(next.name)
+    const deeper = cuttingRule(next, all, visited)
     if (deeper !== undefined) return deeper
   }
   return undefined

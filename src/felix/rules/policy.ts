@@ -22,7 +22,6 @@ import type { Family, Prefix } from '../../lib/ip.ts'
 import type { ActivePolicy, ActiveProfile } from '../calc/policy.ts'
 import { readRule, type PortRange, type ReadRule, type SideMatch } from '../calc/rule.ts'
 import type { Settings } from '../calc/settings.ts'
-import { denyAction } from './endpoint.ts'
 import { chainName, hex, setName, type Chain, type MarkBits, type Rule } from './names.ts'
 
 export type PolicyDirection = 'ingress' | 'egress'
@@ -51,6 +50,10 @@ export function policyChainName(direction: PolicyDirection, key: string): string
 
 export function profileChainName(direction: PolicyDirection, name: string): string {
   return chainName(profilePrefix[direction], name)
+}
+
+export function denyAction(settings: Settings): string {
+  return settings.filterDeny === 'drop' ? '-j DROP' : '-j REJECT'
 }
 
 /** The chains of a policy: only for the directions that it governs. */
