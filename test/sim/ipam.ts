@@ -233,7 +233,7 @@ class World {
     let turn = 0
     const mine: HeldByCommand[] = []
     while (this.trouble || mine.length > 0) {
-      await this.sleep(random.between(20, 800))
+      await this.sleep(random.between(20, 400))
       const store = this.store.client(`command-${i}-${turn++}`)
       const node = `node-${random.below(this.#agents.length)}`
       this.busy.add(`command ${i}`)
@@ -242,8 +242,8 @@ class World {
         this.count(`command refused (${codeOf(error)})`)
       })
       // Some are killed in the middle.
-      const killed = this.trouble && random.chance(0.2)
-      await (killed ? Promise.race([work, this.sleep(random.between(1, 60))]) : work)
+      const killed = this.trouble && random.chance(0.3)
+      await (killed ? Promise.race([work, this.sleep(random.between(1, 200))]) : work)
       if (killed) store.crash()
       // Whoever gets no answer stands for nothing; the audit has to find what came of it.
       if (!mine.some(({ handle }) => handle === `command-${i}-${turn}`)) this.spokenFor.delete(`command-${i}-${turn}`)
@@ -255,8 +255,8 @@ class World {
   async #oneCommand(ipam: Ipam, random: SimRandom, mine: HeldByCommand[], handle: string): Promise<void> {
     const roll = this.trouble ? random.below(8) : 7
     if (roll === 0) await ipam.usage()
-    else if (roll <= 2) {
-      const ip = Ip.of(`10.1.0.${random.below(64)}`)
+    else if (roll <= 2 || (roll === 6 && mine.length < 3)) {
+      const ip = Ip.of(`10.1.0.${random.below(24)}`)
       this.spokenFor.add(handle)
       const given = await ipam.assignGiven({ ip, handle, attributes: { node: ipam.node, note: 'by name' } })
       mine.push({ ip, handle, sequence: given.sequence, tried: false })
