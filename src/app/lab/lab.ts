@@ -9,7 +9,7 @@
 
 import { readFileSync } from 'node:fs'
 import { resolve } from 'node:path'
-import { CodedError } from '../../lib/errors.ts'
+import { CodedError, reasonOf } from '../../lib/errors.ts'
 import type { Clock } from '../../lib/ports.ts'
 import { stringify } from 'yaml'
 import {
@@ -106,7 +106,13 @@ export class Lab {
   /** Builds, or completes, the lab of a file. */
   static async up(file: string, deps: LabDeps, options: UpOptions = {}): Promise<Lab> {
     const path = resolve(file)
-    return Lab.upFrom(readFileSync(path, 'utf8'), path, deps, options)
+    let text: string
+    try {
+      text = readFileSync(path, 'utf8')
+    } catch (error) {
+      throw new CodedError({ code: 'unreadable' }, `\`${file}\` cannot be read: ${reasonOf(error)}`, { cause: error })
+    }
+    return Lab.upFrom(text, path, deps, options)
   }
 
   /** The same for a text; `file` is where relative paths start and what problems are reported against. */
@@ -177,32 +183,36 @@ export class Lab {
     return [...nodes, ...filters, ...topology.routers.flatMap(router => peerings(topology, router))]
   }
 
+  /** Ends what the wanted topology no longer names, and what it wants with other settings. */
   async #removeAllBut(wanted: Topology): Promise<void> {
-    const { folder, topology } = this
-    const { clock } = this.#deps
-    const changed = (name: string, same: boolean) => !same && topology.nodes.concat().some(node => node.name === name)
-    for (const node of topology.nodes) {
+    for (const node of this.topology.nodes) {
       const twin = wanted.nodes.find(one => one.name === node.name)
-      const same = twin !== undefined && JSON.stringify(settingsOf(twin)) === JSON.stringify(settingsOf(node))
-      if (same) continue
-      // A changed node only needs its agent restarted; the namespace is looked after by the layout.
+      if (twin && JSON.stringify(settingsOf(twin)) === JSON.stringify(settingsOf(node))) continue
       await this.#stopMembers(name => name === node.name)
-      if (twin || !changed(node.name, same)) continue
-      for (const pod of folder.pods().filter(one => one.node === node.name)) await forgetPod({ folder, clock }, pod)
-      await removeNamespaces([namespaceName(topology.lab, node.name)], clock)
-      await this.manxctl(['delete', 'node', node.name], true)
-      folder.removeMember(node.name)
+      if (!twin) await this.#removeNode(node)
     }
-    for (const router of topology.routers) {
+    for (const router of this.topology.routers) {
       const twin = wanted.routers.find(one => one.name === router.name)
       if (twin?.kind === router.kind) continue
       await this.#stopMembers(name => name.startsWith(`${router.name}.`))
-      if (twin) continue
-      for (const peering of peerings(topology, router))
-        await this.manxctl(['delete', 'bgppeer', peering.metadata.name], true)
-      await removeNamespaces([namespaceName(topology.lab, router.name)], clock)
-      folder.removeMember(router.name)
+      if (!twin) await this.#removeRouter(router)
     }
+  }
+
+  async #removeNode(node: LabNode): Promise<void> {
+    const { folder } = this
+    const { clock } = this.#deps
+    await this.#forgetPodsOf(new Set([node.name]))
+    await removeNamespaces([this.namespace(node.name)], clock)
+    await this.manxctl(['delete', 'node', node.name], true)
+    folder.removeMember(node.name)
+  }
+
+  async #removeRouter(router: LabRouter): Promise<void> {
+    for (const peering of peerings(this.topology, router))
+      await this.manxctl(['delete', 'bgppeer', peering.metadata.name], true)
+    await removeNamespaces([this.namespace(router.name)], this.#deps.clock)
+    this.folder.removeMember(router.name)
   }
 
   async #stopMembers(which: (name: string) => boolean): Promise<void> {

@@ -289,9 +289,10 @@ async function plug(bridge: string, port: string, namespace: string, device: str
   // A port left by a namespace that is gone went with it, unless a process still holds that namespace.
   await script(
     bridge,
-    `ip link del ${port} 2> /dev/null || true
-ip link add ${port} mtu ${mtu} type veth peer name ${device} mtu ${mtu} netns ${namespace}
-ip link set ${port} master br0 up`,
+    // `dev` and `name` are spelt out: a node may be called `a`, which iproute2 would read as `address`.
+    `ip link del dev ${port} 2> /dev/null || true
+ip link add name ${port} mtu ${mtu} type veth peer name ${device} mtu ${mtu} netns ${namespace}
+ip link set dev ${port} master br0 up`,
   )
   await script(namespace, `ip link set dev ${device} up`)
 }

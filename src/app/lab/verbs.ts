@@ -119,7 +119,6 @@ const deps: LabDeps = { clock: new SystemClock(), say: line => console.error(lin
 const verbs: Readonly<Record<string, (words: Words) => Promise<number>>> = {
   up: async words => {
     const [file] = named(words, 1, 'up FILE')
-    if (!existsSync(file!)) throw new Usage(`there is no file \`${file}\``)
     const lab = await Lab.up(file!, deps)
     return printStatus(lab, words.json)
   },
