@@ -1,7 +1,7 @@
 /**
  * The RIB in memory: prefixes in from one peer, out to another, as the shared load tool sends them.
  *
- *     node test/bench/rib.ts [--prefixes 1000000] [--per-update 5] [--peers 1] [--v6]
+ *     node test/bench/rib.ts [--prefixes 1000000] [--per-update 5] [--peers 1] [--v6] [--filters]
  *
  * UPDATEs are encoded beforehand; what is timed is `receive`, `step` and `take`, and the withdrawal of everything. Prints
  * nanoseconds per prefix for each, octets held per prefix, and RSS.
@@ -9,8 +9,8 @@
 
 import { parseArgs } from 'node:util'
 import { Rib } from '../../src/bgp/rib/table.ts'
-import { acceptAll, type RibPeer } from '../../src/bgp/types.ts'
-import { Ip } from '../../src/lib/ip.ts'
+import { acceptAll, type Policy, type RibPeer } from '../../src/bgp/types.ts'
+import { Ip, Prefix } from '../../src/lib/ip.ts'
 
 const { values } = parseArgs({
   options: {
@@ -20,12 +20,30 @@ const { values } = parseArgs({
     peers: { type: 'string', default: '1' },
     rounds: { type: 'string', default: '3' },
     v6: { type: 'boolean', default: false },
+    filters: { type: 'boolean', default: false },
   },
 })
+const pools = ['10.0.0.0/8', '172.16.0.0/12', '192.168.0.0/16', 'fd00::/8'].map(text => Prefix.of(text))
 const prefixes = Number(values.prefixes)
 const perUpdate = Number(values['per-update'])
 const sets = Number(values.sets)
 const receivers = Number(values.peers)
+
+/** As a node has them: own pools refused, the rest accepted with a preference; and on the way out by prefix too. */
+const importFilter: Policy = {
+  rules: [
+    { name: 'own pools', match: { prefixes: pools.map(prefix => ({ prefix, max: 32 })) }, action: 'reject' },
+    { name: 'rest', match: {}, set: { localPref: 200 }, action: 'accept' },
+  ],
+  otherwise: 'reject',
+}
+const exportFilter: Policy = {
+  rules: [
+    { name: 'private', match: { prefixes: pools.map(prefix => ({ prefix, max: 32 })) }, action: 'reject' },
+    { name: 'tagged', match: { communities: [0xfde90000] }, set: { med: 10 }, action: 'next' },
+  ],
+  otherwise: 'accept',
+}
 
 function peer(slot: number, remoteAs: number): RibPeer {
   return {
@@ -48,8 +66,8 @@ function peer(slot: number, remoteAs: number): RibPeer {
     sharedSubnets: [],
     nextHopMode: 'auto',
     allowOwnAs: 0,
-    importPolicy: acceptAll,
-    exportPolicy: acceptAll,
+    importPolicy: values.filters ? importFilter : acceptAll,
+    exportPolicy: values.filters ? exportFilter : acceptAll,
   }
 }
 

@@ -21,7 +21,7 @@ import type { PathSource } from '../types.ts'
 import { encodedBound, putAttributes } from '../wire/attribute-writer.ts'
 import { type AttributeSets, mark } from './attribute-sets.ts'
 import { grown, type Nets } from './columns.ts'
-import type { CompiledPolicy, Subject } from './policy.ts'
+import type { CompiledPolicy, Subject, Verdict } from './policy.ts'
 import { drop, Edit, keep, rewrite } from './rewrite.ts'
 import { kind } from './sources.ts'
 
@@ -74,11 +74,14 @@ export class Exporter {
   readonly #self: Uint8Array | undefined
   readonly #edit = new Edit()
   readonly #subject: Subject
-  // What was answered for a set, valid while both serials agree. The answer for a reflected set names its source.
+  // What was answered for a set, valid while both serials agree: for one source, since a reflected set may name it, and
+  // for one choice of rules that changed something.
   #serial = new Int32Array(64)
   #source = new Int32Array(64)
+  #applied = new Int32Array(64)
   #answer = new Int32Array(64)
   #answerSerial = new Int32Array(64)
+  #verdict!: Verdict
   /** Names the rule that refused, for `explain`. */
   refusedBy: string | undefined
 
@@ -98,16 +101,22 @@ export class Exporter {
 
   /** The set to send instead of `set` of a path from `origin`, or a negative reason. No reference is taken. */
   out(set: number, origin: Origin, nets: Nets, net: number): number {
-    if (this.policy.readsPrefix) return this.compute(set, origin, nets, net)
+    const { readsPrefix } = this.policy
     if (set >= this.#serial.length) this.#grow()
     const sets = this.#sets
-    if (this.#serial[set] === sets.serial[set] && this.#source[set] === origin.source) {
-      const answer = this.#answer[set]!
-      if (answer < 0 || sets.serial[answer] === this.#answerSerial[set]) return answer
+    const known = this.#serial[set] === sets.serial[set] && this.#source[set] === origin.source
+    if (known && !readsPrefix && this.#stillIs(set)) return this.#answer[set]!
+    let answer = this.#judge(set, origin, nets, net)
+    if (answer < 0 && readsPrefix) return answer
+    const applied = answer < 0 ? 0 : this.#verdict.applied
+    if (answer === 0) {
+      if (known && readsPrefix && applied >= 0 && this.#applied[set] === applied && this.#stillIs(set))
+        return this.#answer[set]!
+      answer = this.#rewritten(set, origin)
     }
-    const answer = this.compute(set, origin, nets, net)
     this.#serial[set] = sets.serial[set]!
     this.#source[set] = origin.source
+    this.#applied[set] = applied
     this.#answer[set] = answer
     this.#answerSerial[set] = answer < 0 ? 0 : sets.serial[answer]!
     return answer
@@ -115,31 +124,47 @@ export class Exporter {
 
   /** As `out`, without the memory. */
   compute(set: number, origin: Origin, nets: Nets, net: number): number {
+    const refused = this.#judge(set, origin, nets, net)
+    return refused < 0 ? refused : this.#rewritten(set, origin)
+  }
+
+  #stillIs(set: number): boolean {
+    const answer = this.#answer[set]!
+    return answer < 0 || this.#sets.serial[answer] === this.#answerSerial[set]
+  }
+
+  /** Whether it may be sent: 0, or why not. Leaves the policy's changes in `#edit`. */
+  #judge(set: number, origin: Origin, nets: Nets, net: number): number {
     const { terms } = this
     const marks = this.#sets.marks[set]!
     this.refusedBy = undefined
-    const learnedInside = origin.kind === kind.ibgp || origin.kind === kind.client
     if (origin.kind === kind.ibgp && terms.kind === 'ibgp') return withheld.ibgpToIbgp
     if (marks & mark.noAdvertise) return withheld.noAdvertise
     if (terms.kind === 'ebgp' && marks & (mark.noExport | mark.noExportSubconfed)) return withheld.noExport
-    const edit = this.#edit
-    edit.reset()
+    this.#edit.reset()
     const subject = this.#subject
     subject.set = set
     subject.source = origin.from
-    subject.tag = this.#tagOf(set)
-    const verdict = this.policy.judge(subject, nets, net, edit)
-    if (!verdict.accepted) {
-      this.refusedBy = verdict.rule?.name
-      return withheld.policy
-    }
-    if (!this.#nextHop(set, origin.kind, verdict.nextHop)) return withheld.noNextHop
+    subject.tag = origin.kind === kind.local ? this.#tagOf(set) : undefined
+    this.#verdict = this.policy.judge(subject, nets, net, this.#edit)
+    if (this.#verdict.accepted) return 0
+    this.refusedBy = this.#verdict.rule?.name
+    return withheld.policy
+  }
+
+  #rewritten(set: number, origin: Origin): number {
+    const { terms } = this
+    const edit = this.#edit
+    const marks = this.#sets.marks[set]!
+    if (!this.#nextHop(set, origin.kind, this.#verdict.nextHop)) return withheld.noNextHop
     edit.untag = origin.kind === kind.local
     if (terms.kind === 'ebgp') this.#toOutside(origin.kind)
-    else if (edit.localPref === keep && !(marks & mark.localPref)) edit.localPref = this.#sets.localPref[set]!
-    if (terms.kind !== 'ebgp' && learnedInside) {
-      if (!(marks & mark.originator)) edit.originator = origin.identifier
-      edit.cluster = terms.clusterId
+    else {
+      if (edit.localPref === keep && !(marks & mark.localPref)) edit.localPref = this.#sets.localPref[set]!
+      if (origin.kind === kind.ibgp || origin.kind === kind.client) {
+        if (!(marks & mark.originator)) edit.originator = origin.identifier
+        edit.cluster = terms.clusterId
+      }
     }
     const out = rewrite(this.#sets, set, edit)
     return this.#fits(out) ? out : withheld.tooLarge
@@ -205,6 +230,7 @@ export class Exporter {
     const capacity = Math.max(this.#serial.length * 2, this.#sets.high)
     this.#serial = grown(this.#serial, capacity)
     this.#source = grown(this.#source, capacity)
+    this.#applied = grown(this.#applied, capacity)
     this.#answer = grown(this.#answer, capacity)
     this.#answerSerial = grown(this.#answerSerial, capacity)
   }

@@ -37,6 +37,15 @@ export class Importer {
   readonly #sets: AttributeSets
   readonly #edit = new Edit()
   readonly #subject: Subject
+  #judged = 0
+  #judgedBy: Identity | undefined
+  #judgedFor: RibPeer | undefined
+  #loopWhy = 0
+  #rewritten = 0
+  #rewrittenFrom = 0
+  #rewrittenSerial = 0
+  #applied = 0
+  #appliedBy: CompiledPolicy | undefined
 
   constructor(peer: RibPeer, policy: CompiledPolicy, sets: AttributeSets) {
     this.peer = peer
@@ -51,7 +60,7 @@ export class Importer {
     const sets = this.#sets
     this.used = set
     this.refusedBy = undefined
-    this.why = this.#loop(identity, set)
+    this.why = this.#loopOnce(identity, set)
     if (this.why !== 0) return
     const leaving = peer.kind === 'ebgp' && (sets.marks[set]! & mark.gracefulShutdown) !== 0
     if (this.policy.acceptsAll && !leaving) return
@@ -67,7 +76,32 @@ export class Importer {
       return
     }
     if (leaving && edit.localPref === keep) edit.localPref = 0
-    this.used = rewrite(sets, set, edit)
+    if (!edit.empty) this.used = this.#rewriteOnce(set, verdict.applied)
+  }
+
+  /** The prefixes of one message share a set: what was found for it a moment ago still holds. */
+  #loopOnce(identity: Identity, set: number): number {
+    const serial = this.#sets.serial[set]!
+    if (this.#judged === serial && this.#judgedBy === identity && this.#judgedFor === this.peer) return this.#loopWhy
+    this.#judged = serial
+    this.#judgedBy = identity
+    this.#judgedFor = this.peer
+    return (this.#loopWhy = this.#loop(identity, set))
+  }
+
+  /** Likewise for the set that a choice of rules makes of it. */
+  #rewriteOnce(set: number, applied: number): number {
+    const sets = this.#sets
+    const serial = sets.serial[set]!
+    const same = applied >= 0 && this.#rewrittenFrom === serial && this.#applied === applied
+    if (same && this.#appliedBy === this.policy && sets.serial[this.#rewritten] === this.#rewrittenSerial)
+      return this.#rewritten
+    this.#rewritten = rewrite(sets, set, this.#edit)
+    this.#rewrittenFrom = serial
+    this.#rewrittenSerial = sets.serial[this.#rewritten]!
+    this.#applied = applied
+    this.#appliedBy = this.policy
+    return this.#rewritten
   }
 
   #loop(identity: Identity, set: number): number {

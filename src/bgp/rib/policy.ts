@@ -11,7 +11,7 @@
  */
 
 import { familyBits } from '../../lib/ip.ts'
-import type { Policy, PolicyMatch, PolicyRule, PathSource, PrefixMatch } from '../types.ts'
+import type { PathSource, Policy, PolicyMatch, PolicyRule, PolicySet, PrefixMatch } from '../types.ts'
 import * as asPath from '../wire/as-path.ts'
 import { findAttribute, valueAt, valueLength } from '../wire/attribute-writer.ts'
 import { code } from '../wire/attributes.ts'
@@ -38,13 +38,17 @@ export interface Verdict {
   rule: PolicyRule | undefined
   /** next hop as rules set it. */
   nextHop: 'self' | 'keep' | undefined
+  /** Which rules changed something, a bit each: equal bits, equal changes. -1: more rules than bits, do not compare. */
+  applied: number
 }
+
+const rememberedRules = 31
 
 export class CompiledPolicy {
   readonly policy: Policy
   readonly readsPrefix: boolean
   readonly #rules: readonly CompiledRule[]
-  readonly #verdict: Verdict = { accepted: false, rule: undefined, nextHop: undefined }
+  readonly #verdict: Verdict = { accepted: false, rule: undefined, nextHop: undefined, applied: 0 }
 
   constructor(policy: Policy) {
     this.policy = policy
@@ -63,12 +67,16 @@ export class CompiledPolicy {
    */
   judge(subject: Subject, nets: Nets, net: number, edit: Edit): Verdict {
     const verdict = this.#verdict
+    const rules = this.#rules
     verdict.nextHop = undefined
-    for (const rule of this.#rules) {
+    verdict.applied = rules.length > rememberedRules ? -1 : 0
+    for (let i = 0; i < rules.length; i++) {
+      const rule = rules[i]!
       if (!rule.matches(subject, nets, net, edit)) continue
-      if (rule.source.action !== 'reject') {
-        rule.apply(edit)
-        verdict.nextHop = rule.source.set?.nextHop ?? verdict.nextHop
+      if (rule.source.action !== 'reject' && rule.source.set) {
+        rule.apply(edit, rule.source.set)
+        verdict.nextHop = rule.source.set.nextHop ?? verdict.nextHop
+        if (verdict.applied >= 0) verdict.applied |= 1 << i
       }
       if (rule.source.action === 'next') continue
       verdict.accepted = rule.source.action === 'accept'
@@ -87,6 +95,9 @@ class CompiledRule {
   readonly #prefixes: PrefixSet | undefined
   readonly #notPrefixes: PrefixSet | undefined
   readonly #readsAttributes: boolean
+  #lastSerial = 0
+  #lastSets: AttributeSets | undefined
+  #lastMatch = false
 
   constructor(rule: PolicyRule) {
     const match = rule.match
@@ -108,12 +119,22 @@ class CompiledRule {
     if (match.tags && (subject.tag === undefined || !match.tags.includes(subject.tag))) return false
     if (this.#prefixes && !this.#prefixes.has(nets, net)) return false
     if (this.#notPrefixes?.has(nets, net)) return false
-    return !this.#readsAttributes || matchesAttributes(match, subject, edit)
+    return !this.#readsAttributes || this.#matchesSet(subject, edit)
   }
 
-  apply(edit: Edit): void {
-    const set = this.source.set
-    if (!set) return
+  /** The answer for one set is remembered, since its prefixes come together; not when earlier rules changed something. */
+  #matchesSet(subject: Subject, edit: Edit): boolean {
+    if (!edit.empty) return matchesAttributes(this.source.match, subject, edit)
+    const serial = subject.sets.serial[subject.set]!
+    if (this.#lastSerial !== serial || this.#lastSets !== subject.sets) {
+      this.#lastMatch = matchesAttributes(this.source.match, subject, edit)
+      this.#lastSerial = serial
+      this.#lastSets = subject.sets
+    }
+    return this.#lastMatch
+  }
+
+  apply(edit: Edit, set: PolicySet): void {
     if (set.localPref !== undefined) edit.localPref = set.localPref
     if (set.med !== undefined) edit.med = set.med
     if (set.addCommunities) edit.communities.push(...set.addCommunities)
