@@ -67,6 +67,7 @@ export class PeerRecord {
   readonly #clock: Clock
   #cause: Cause | undefined
   #downSinceMs: number | undefined
+  #upSinceMs: number | undefined
   #faultLoggedMs = -faultLogMs
 
   constructor(clock: Clock) {
@@ -78,6 +79,11 @@ export class PeerRecord {
   /** Monotonic; undefined while up. */
   get downSinceMs(): number | undefined {
     return this.#downSinceMs
+  }
+
+  /** Monotonic; undefined while down. */
+  get upSinceMs(): number | undefined {
+    return this.#upSinceMs
   }
 
   /** Why it is not up; undefined while it is. */
@@ -113,6 +119,7 @@ export class PeerRecord {
 
   up(): void {
     this.#downSinceMs = undefined
+    this.#upSinceMs = this.#clock.now()
     this.#cause = undefined
     this.tries = 0
     this.endsOfRib.clear()
@@ -120,6 +127,7 @@ export class PeerRecord {
 
   down(cause: Cause): void {
     this.#downSinceMs = this.#clock.now()
+    this.#upSinceMs = undefined
     this.#cause = cause
     this.tries = 0
     this.flaps++

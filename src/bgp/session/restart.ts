@@ -96,6 +96,10 @@ export class StaleRoutes {
   #keep(families: readonly Family[], ms: number): void {
     const { clock, rib } = this.#deps
     const now = clock.now()
+    if (this.#deadlineMs !== undefined && this.#deadlineMs <= now) {
+      // Stale since an earlier failure, and out of time; what came since then is kept anew.
+      for (const family of this.#stale) this.#sweepFamily(family)
+    }
     this.#deadlineMs ??= now + ms
     const atMs = Math.min(now + ms, this.#deadlineMs)
     if (atMs <= now) {

@@ -123,7 +123,7 @@ export function viewPeer(peer: Peer, lingering: boolean, clock: Clock, rib: RibP
     families: config.families,
     state: stateWords[peer.state],
     since: record.sinceWallMs,
-    ...(peer.established && { upSeconds: (clock.wall() - record.sinceWallMs) / 1000 }),
+    ...(record.upSinceMs !== undefined && { upSeconds: (now - record.upSinceMs) / 1000 }),
     lingering,
     ...(cause && { cause }),
     flaps: record.flaps,
