@@ -39,7 +39,10 @@ export class Edit {
   reset(): void {
     this.localPref = this.med = this.originator = this.cluster = keep
     this.nextHop = undefined
-    this.prepend.length = this.communities.length = this.largeCommunities.length = 0
+    // Setting a length is a call into the runtime, and this runs per prefix where policies read prefixes.
+    if (this.prepend.length > 0) this.prepend.length = 0
+    if (this.communities.length > 0) this.communities.length = 0
+    if (this.largeCommunities.length > 0) this.largeCommunities.length = 0
     this.external = this.untag = false
   }
 
