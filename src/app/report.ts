@@ -45,6 +45,9 @@ export interface Problem {
   readonly message: string
   /** A place in a file, or words such as a store key. */
   readonly at?: Place | string
+  /** Other places of the same file that take part, such as the second of two exclusive fields. */
+  readonly also?: readonly Place[]
+  /** Beside the caret. */
   readonly label?: string
   readonly why?: string
   readonly hint?: string
@@ -56,18 +59,29 @@ export class Failure extends Error {
   readonly exitCode: ExitCode
   /** What was changed and what was not: the last line. */
   readonly outcome: string | undefined
+  /** What to do about all of it, after the outcome. */
+  readonly advice: string | undefined
+  /** What calicoctl would say instead of all this. */
+  readonly calico: string | undefined
   readonly changed: number
 
   constructor(
     problems: readonly Problem[],
     exitCode: ExitCode,
-    end: { readonly outcome?: string; readonly changed?: number } = {},
+    end: {
+      readonly outcome?: string
+      readonly advice?: string
+      readonly calico?: string
+      readonly changed?: number
+    } = {},
   ) {
     super(problems[0]?.message ?? end.outcome ?? 'failed')
     this.name = 'Failure'
     this.problems = problems
     this.exitCode = exitCode
     this.outcome = end.outcome
+    this.advice = end.advice
+    this.calico = end.calico
     this.changed = end.changed ?? 0
   }
 }
@@ -81,11 +95,17 @@ export function printFailure(failure: Failure): string {
     ...shown,
     ...(more > 0 ? [`error: and ${more} more`] : []),
     ...(failure.outcome === undefined ? [] : [`error: ${failure.outcome}`]),
+    ...(failure.advice === undefined ? [] : [`try: ${failure.advice}`]),
   ].join('\n')
 }
 
+/** As calicoctl says it: its own sentence where the caller knows it, else the bare messages. */
+export function strictFailure(failure: Failure): string {
+  return failure.calico ?? failure.problems.map(problem => plain(problem.message)).join('\n')
+}
+
 export function failureJson(failure: Failure): unknown {
-  const errors = failure.problems.map(({ code, message, at, hint, why }) => {
+  const errors = failure.problems.map(({ code, message, at, label, hint, why }) => {
     const place = typeof at === 'object' ? at : undefined
     return {
       code,
@@ -94,26 +114,39 @@ export function failureJson(failure: Failure): unknown {
       ...(place?.document !== undefined && { document: place.document }),
       ...(typeof at === 'string' && { key: at }),
       ...(why !== undefined && { why }),
+      ...(label !== undefined && { hint: label }),
       ...(hint !== undefined && { try: hint }),
     }
   })
   return { errors, changed: failure.changed }
 }
 
-function printProblem({ code, message, at, label, why, hint }: Problem): string {
-  const gutter = ' '.repeat(typeof at === 'object' ? String(at.line).length : 2)
+function printProblem({ code, message, at, also, label, why, hint }: Problem): string {
+  const places = typeof at === 'object' ? [at, ...(also ?? [])].toSorted((a, b) => a.line - b.line) : []
+  const gutter = ' '.repeat(places.length > 0 ? Math.max(...places.map(place => String(place.line).length)) : 2)
   const lines = [`error[${code}]: ${plain(message)}`]
   if (typeof at === 'string') lines.push(`${gutter}--> ${plain(at)}`)
   if (typeof at === 'object') {
     const number = at.document === undefined ? '' : ` (document ${at.document})`
-    const carets = '^'.repeat(Math.max(1, at.endColumn - at.column))
     lines.push(`${gutter}--> ${plain(at.file)}:${at.line}:${at.column}${number}`, `${gutter} |`)
-    lines.push(`${at.line} | ${plain(at.source)}`)
-    lines.push(`${gutter} | ${' '.repeat(at.column - 1)}${carets}${label ? ` ${label}` : ''}`)
+    for (const place of places) {
+      const carets = '^'.repeat(Math.max(1, place.endColumn - place.column))
+      const beside = place === at && label ? ` ${label}` : ''
+      lines.push(`${String(place.line).padStart(gutter.length)} | ${plain(place.source)}`)
+      lines.push(`${gutter} | ${indentOf(place)}${carets}${beside}`)
+    }
   }
   if (why !== undefined) lines.push(`${gutter} = ${plain(why)}`)
   if (hint !== undefined) lines.push(`${gutter} try: ${hint}`)
   return lines.join('\n')
+}
+
+/** As wide as what stands before the caret: tabs stay tabs. */
+function indentOf({ source, column }: Place): string {
+  return source
+    .slice(0, column - 1)
+    .replaceAll(/[^\t]/g, ' ')
+    .padEnd(column - 1)
 }
 
 /** Foreign text may not move the cursor. */
