@@ -38,8 +38,9 @@ for (const name of wanted) {
   rmSync(join(out, `${name}-chunks`), { force: true, recursive: true })
 }
 
-// One build per program: chunks shared between programs would make the CNI plugin read what only the agent needs.
-const results = await Promise.all(
+// One build per program: chunks shared between programs would make the CNI plugin read what only the agent needs, and one
+// that cannot be built keeps no other from it.
+const results = await Promise.allSettled(
   wanted.map(name =>
     build({
       entryPoints: { [name]: join(root, programs[name]!) },
@@ -50,7 +51,6 @@ const results = await Promise.all(
       format: 'esm',
       platform: 'node',
       target: 'node24',
-      packages: 'bundle',
       external: ['koffi', 'etcd3', '@grpc/grpc-js', 'cockatiel', 'fastify', 'pino', 'prom-client', 'esbuild'],
       // CommonJS packages inside an ES module bundle call `require`, which has to be made for them.
       banner: { js: "import { createRequire } from 'node:module';\nconst require = createRequire(import.meta.url);" },
@@ -62,8 +62,14 @@ const results = await Promise.all(
   ),
 )
 for (const [i, result] of results.entries()) {
-  const bytes =
-    Object.entries(result.metafile.outputs).find(([file]) => file.endsWith(`${wanted[i]}.js`))?.[1].bytes ?? 0
-  console.log(`dist/${wanted[i]}.js  ${Math.round(bytes / 1024)} KiB`)
+  const name = wanted[i]!
+  if (result.status === 'rejected') {
+    console.error(`error: dist/${name}.js could not be built`)
+    process.exitCode = 1
+    continue
+  }
+  const outputs = Object.entries(result.value.metafile.outputs)
+  const bytes = outputs.find(([file]) => file.endsWith(`${name}.js`))?.[1].bytes ?? 0
+  console.log(`dist/${name}.js  ${Math.round(bytes / 1024)} KiB`)
 }
 console.log(`built in ${Math.round(performance.now() - startedMs)} ms`)

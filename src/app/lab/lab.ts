@@ -15,7 +15,6 @@ import { stringify } from 'yaml'
 import {
   agentSessions,
   agentState,
-  buildRoot,
   manxctl,
   nodeSettings,
   programPath,
@@ -39,7 +38,7 @@ import {
   removeNamespaces,
 } from './namespaces.ts'
 import { type AddedPod, addPod, forgetPod, type PodHost, type PodWish, removePod } from './pods.ts'
-import { attach, type Finished, isAlive, launch, run, type RunOptions, signal, stop } from './process.ts'
+import { attach, buildRoot, type Finished, isAlive, launch, run, type RunOptions, signal, stop } from './process.ts'
 import { availableKind, missingPrograms, type RouterPlan, routerProgram } from './routers.ts'
 import { endHolder, isUserNamespace } from './privilege.ts'
 import { knownLabs, LabFolder, type PodRecord } from './state.ts'

@@ -4,25 +4,16 @@
  */
 
 import { readFileSync, writeFileSync } from 'node:fs'
-import { dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { join } from 'node:path'
 import { stringify } from 'yaml'
 import { CodedError, reasonOf } from '../../lib/errors.ts'
 import type { Clock } from '../../lib/ports.ts'
 import { askAgent } from '../../platform/agent-socket.ts'
 import { backboneSeat, inside, type Layout, namespaceName } from './namespaces.ts'
-import { findProgram, isAlive, launch, pause, run, stop } from './process.ts'
+import { buildRoot, findProgram, isAlive, launch, pause, run, stop } from './process.ts'
 import { routerProgram, type RouterPlan, type Session } from './routers.ts'
 import type { LabFolder } from './state.ts'
 import type { LabNode, LabRouter, RouterKind, Topology } from './topology.ts'
-
-/** Folder of this build: where bin/ is. */
-export const buildRoot = join(dirname(fileURLToPath(import.meta.url)), buildDepth())
-
-/** Four levels up from the sources; a bundle lies one below the root. */
-function buildDepth(): string {
-  return import.meta.url.endsWith('.ts') ? '../../..' : '..'
-}
 
 const defaultAs = 64512
 

@@ -2,14 +2,10 @@
  * Running the prober somewhere in a lab: a burst with its report, or a stream that goes on while something else happens.
  */
 
-import { existsSync } from 'node:fs'
-import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { CodedError } from '../../lib/errors.ts'
 import type { Lab } from './lab.ts'
-import { buildRoot } from './members.ts'
 import { inside } from './namespaces.ts'
-import { type Conversation, converse } from './process.ts'
+import { type Conversation, converse, labProgram } from './process.ts'
 import type { Report } from './tally.ts'
 
 export interface ProbeOptions {
@@ -50,7 +46,7 @@ export function startProbe(
   const { namespace } = lab.place(from)
   const argv = inside(namespace, [
     process.execPath,
-    proberFile(),
+    labProgram('prober.ts'),
     ...targets,
     '--interval',
     String(intervalMs),
@@ -84,10 +80,4 @@ export function startProbe(
     reports: all,
     ready,
   }
-}
-
-/** The prober is a program of its own; beside a bundle it lies in the sources or in dist. */
-function proberFile(): string {
-  const beside = fileURLToPath(new URL('./prober.ts', import.meta.url))
-  return existsSync(beside) ? beside : join(buildRoot, 'src/app/lab/prober.ts')
 }

@@ -7,10 +7,25 @@
  */
 
 import { type ChildProcess, spawn } from 'node:child_process'
-import { closeSync, openSync, readdirSync, readFileSync, readlinkSync } from 'node:fs'
+import { closeSync, existsSync, openSync, readdirSync, readFileSync, readlinkSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { createInterface } from 'node:readline'
+import { fileURLToPath } from 'node:url'
 import { CodedError } from '../../lib/errors.ts'
 import type { Clock } from '../../lib/ports.ts'
+
+/** Folder of this build: where bin/ is. A bundle's chunks lie at another depth than the sources, so it is looked for. */
+export const buildRoot = findBuildRoot(dirname(fileURLToPath(import.meta.url)))
+
+function findBuildRoot(from: string): string {
+  for (let folder = from; ; folder = dirname(folder))
+    if (existsSync(join(folder, 'bin/manxd')) || folder === dirname(folder)) return folder
+}
+
+/** A program of the lab's own, such as `prober.ts`: always run from its source, bundled or not. */
+export function labProgram(name: string): string {
+  return join(buildRoot, 'src/app/lab', name)
+}
 
 export interface Finished {
   /** Exit code; 128 and the signal's number when a signal ended it. */

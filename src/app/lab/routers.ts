@@ -10,11 +10,10 @@
  */
 
 import { existsSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
 import type { Ip } from '../../lib/ip.ts'
 import type { Clock } from '../../lib/ports.ts'
 import { version } from '../../lib/version.ts'
-import { findProgram, pause, run } from './process.ts'
+import { findProgram, labProgram, pause, run } from './process.ts'
 import type { RouterKind } from './topology.ts'
 
 export interface RouterPeer {
@@ -80,9 +79,6 @@ export function availableKind(wanted: RouterKind): RouterKind {
   return missingPrograms(wanted).length === 0 ? wanted : 'manx'
 }
 
-/** The speaker of this package, run alone. */
-export const speakerFile = fileURLToPath(new URL('./gateway.ts', import.meta.url))
-
 const programs: Record<RouterKind, RouterProgram> = {
   bird: {
     programs: ['bird', 'birdc'],
@@ -143,7 +139,7 @@ const programs: Record<RouterKind, RouterProgram> = {
         ],
       },
       // GoBGP writes no kernel routes without zebra: this follows its best paths instead.
-      { name: 'fib', argv: [process.execPath, fibFile, program('gobgp')] },
+      { name: 'fib', argv: [process.execPath, labProgram('gobgp-fib.ts'), program('gobgp')] },
     ],
     routes: (_plan, family) => ({
       argv: ['gobgp', 'global', 'rib', '-a', family === 4 ? 'ipv4' : 'ipv6'],
@@ -165,7 +161,9 @@ const programs: Record<RouterKind, RouterProgram> = {
     programs: [],
     version: () => Promise.resolve(`manx ${version}`),
     files: plan => [{ name: 'gateway.json', text: `${JSON.stringify(gatewayConfig(plan), null, 2)}\n` }],
-    daemons: plan => [{ name: 'manx', argv: [process.execPath, speakerFile, `${plan.folder}/gateway.json`] }],
+    daemons: plan => [
+      { name: 'manx', argv: [process.execPath, labProgram('gateway.ts'), `${plan.folder}/gateway.json`] },
+    ],
     routes: (_plan, family) => ({
       argv: ['ip', `-${family}`, 'route', 'show', 'proto', 'bgp'],
       shown: `ip -${family} route show proto bgp`,
@@ -174,8 +172,6 @@ const programs: Record<RouterKind, RouterProgram> = {
     parseSessions: text => JSON.parse(text) as Session[],
   },
 }
-
-const fibFile = fileURLToPath(new URL('./gobgp-fib.ts', import.meta.url))
 
 function program(name: string): string {
   return findProgram(name) ?? name
@@ -371,9 +367,4 @@ export function gatewayConfig(plan: RouterPlan): GatewayConfig {
     ]),
     sessionsFile: `${plan.folder}/sessions.json`,
   }
-}
-
-/** Whether this package can stand in as a gateway. */
-export function hasOwnSpeaker(): boolean {
-  return existsSync(speakerFile)
 }
