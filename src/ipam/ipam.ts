@@ -25,6 +25,7 @@ import {
 import type { IPAMConfig, Update } from '../model/index.ts'
 import { planAssign, planAssignGiven, refused } from './assign.ts'
 import type { AssignGivenRequest, AssignRequest, Assigned, Companions, Given } from './assign.ts'
+import type { Grant } from './block.ts'
 import { announceAnother, loadOwn, ownerText } from './claim.ts'
 import type { Situation } from './claim.ts'
 import { ipamError, noAddress } from './failure.ts'
@@ -77,7 +78,7 @@ const wave = 256
 
 export class Ipam {
   readonly node: string
-  readonly records = new Records()
+  readonly #records = new Records()
   readonly #deps: IpamDeps
   readonly #queue: Queue
   readonly #meters: Meters
@@ -87,7 +88,8 @@ export class Ipam {
     this.node = options.node
     this.#deps = deps
     this.#meters = meters(deps.metrics)
-    const { records, node } = this
+    const { node } = this
+    const records = this.#records
     const pools = [resourcePrefix('IPPool'), resourcePrefix('IPReservation')]
     const own = [affinityPrefix(node, 4), affinityPrefix(node, 6)]
     const keys = [ipamConfigKey, resourceKey('Node', node)]
@@ -103,12 +105,12 @@ export class Ipam {
   // ----------------------------------------------------------------------------------------------------------- feed
 
   apply(update: Update): void {
-    this.records.apply(update)
+    this.#records.apply(update)
   }
 
   /** Everything has been applied once: from now on what was not mentioned counts as absent. */
   inSync(): void {
-    this.records.inSync()
+    this.#records.inSync()
   }
 
   // ------------------------------------------------------------------------------------------------------ addresses
@@ -120,7 +122,7 @@ export class Ipam {
       this.#meters.duration.observe((this.#deps.clock.now() - started) / 1000, { result })
     try {
       const assigned = await this.#submit<Assigned>((round, draft) => planAssign(round, draft, request), {
-        cameAbout: ({ given4, given6 }) => this.#holds([...given4, ...given6], request.handle),
+        cameAbout: ({ given4, given6 }) => this.#holds([...given4, ...given6], request),
       })
       measure('ok')
       return {
@@ -139,7 +141,7 @@ export class Ipam {
   /** One named address; fails with `address-taken`, `not-in-pool`, `pool-refuses`, `block-owned`. */
   assignGiven(request: AssignGivenRequest): Promise<Given> {
     return this.#submit((round, draft) => planAssignGiven(round, draft, request), {
-      cameAbout: given => this.#holds([given], request.handle),
+      cameAbout: given => this.#holds([given], request),
     })
   }
 
@@ -184,18 +186,21 @@ export class Ipam {
     }
   }
 
-  /** True when each address is ours under exactly this sequence number. */
-  #holds(given: readonly Given[], handle: string | undefined): boolean {
+  /** True when each address is there as this request would have been given it, under exactly this sequence number. */
+  #holds(given: readonly Given[], { handle, attributes }: Grant): boolean {
     return given.every(({ ip, block, sequence }) => {
-      const { value } = this.records.block(block)
+      const { value } = this.#records.block(block)
       const allocation = value?.allocationAt(value.ordinalOf(ip)!)
-      return allocation?.sequence === sequence && allocation.handle === (handle && cutHandle(handle))
+      if (allocation?.sequence !== sequence || allocation.handle !== (handle && cutHandle(handle))) return false
+      const names = Object.keys(attributes)
+      const same = names.every(name => allocation.attributes[name] === attributes[name])
+      return same && names.length === Object.keys(allocation.attributes).length
     })
   }
 
   /** True when no address of these blocks carries the handle any more. */
   #lost(blocks: readonly Prefix[], handle: string): boolean {
-    return blocks.every(cidr => !this.records.block(cidr).value?.handleCounts().has(cutHandle(handle)))
+    return blocks.every(cidr => !this.#records.block(cidr).value?.handleCounts().has(cutHandle(handle)))
   }
 
   // --------------------------------------------------------------------------------------------------------- blocks
@@ -337,7 +342,7 @@ export class Ipam {
 
   /** Plain numbers for views and checkers. */
   snapshot(): Record<string, unknown> {
-    return { node: this.node, fed: this.records.fed, waiting: this.#queue.length, ...this.#queue.counts }
+    return { node: this.node, fed: this.#records.fed, waiting: this.#queue.length, ...this.#queue.counts }
   }
 
   // -------------------------------------------------------------------------------------------------------- inside
@@ -367,7 +372,7 @@ export class Ipam {
   /** Reads from memory, or without a feed from the store as it is now. */
   async #read<T>(from: (records: Records) => T): Promise<T> {
     // Records of its own: a round under way forgets what it wants.
-    const records = this.records.fed ? this.records : new Records()
+    const records = this.#records.fed ? this.#records : new Records()
     for (let reads = 0; reads < maxReads; reads++) {
       try {
         return from(records)
@@ -393,7 +398,7 @@ export class Ipam {
     return this.#derived
   }
 
-  #situation(records = this.records): Situation {
+  #situation(records = this.#records): Situation {
     const settings = settingsOf(records.config().value)
     const node = records.node(this.node)
     const { pools, reserved } = this.#pools(records)

@@ -35,8 +35,8 @@ const outageBackoffMs = 200
 const maxReads = 64
 /** Requests in a row that did not fit any more: the commit is full. */
 const maxMisfits = 8
-/** A refusal is checked against the store, but not more often than this. */
-const verifyEveryMs = 2_000
+/** A refusal is checked against the store, but not more often than this: it lists every block. */
+const verifyEveryMs = 10_000
 
 export interface QueueDeps {
   readonly store: Datastore
@@ -338,8 +338,7 @@ export class Queue {
       )
       for (const planned of attempt.planned) {
         const { job, result } = planned
-        const happened = job.after.cameAbout?.(result) ?? (await this.#patiently(() => this.#writtenBy(planned)))
-        if (happened) this.#answer({ ...attempt, planned: [planned] })
+        if (await this.#patiently(() => this.#happened(planned))) this.#answer({ ...attempt, planned: [planned] })
         else {
           job.after.perhaps?.(result)
           this.#countTries([job])
@@ -353,11 +352,16 @@ export class Queue {
     this.#countTries(attempt.waiting)
   }
 
-  /** For requests whose records do not tell: their own companions do, if they brought any. */
-  async #writtenBy({ fork }: Planned): Promise<boolean> {
+  /**
+   * The records must show it, and so must what the request brought along: two processes that ask for the same handle at
+   * the same moment would be given the same address by the same plan, and only their companions differ.
+   */
+  async #happened({ job, result, fork }: Planned): Promise<boolean> {
+    const shown = job.after.cameAbout?.(result)
     const writes = fork.extraWrites()
+    if (shown === false || (shown === undefined && writes.length === 0)) return false
     for (const { key, value } of writes) if ((await this.#deps.store.get(key))?.value !== value) return false
-    return writes.length > 0
+    return true
   }
 
   /**
