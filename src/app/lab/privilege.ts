@@ -6,7 +6,7 @@
  * the holder; the last `down` ends it. Nothing outside those namespaces is within its reach.
  */
 
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { CodedError } from '../../lib/errors.ts'
 import { SystemClock } from '../../platform/clock.ts'
@@ -43,11 +43,16 @@ export async function endHolder(): Promise<void> {
   const held = holder()
   if (!held) return
   const namespace = namespaceOf(held.pid, 'user')
-  rmSync(holderFile(), { force: true })
+  for (const file of [holderFile(), join(stateRoot(), 'holder.log')]) rmSync(file, { force: true })
   if (namespace === undefined || namespace === namespaceOf(1, 'user')) return
   // From inside, we are one of them: everybody else first, we end by ourselves.
   const others = processesIn('user', namespace).filter(one => one.pid !== process.ppid)
   await stop(others, new SystemClock(), 1000)
+  try {
+    rmdirSync(stateRoot())
+  } catch {
+    // something of somebody else's is in it
+  }
 }
 
 function mayBuild(): boolean {
