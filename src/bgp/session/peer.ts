@@ -37,6 +37,7 @@ import type { Ending } from './backoff.ts'
 import { Backoff } from './backoff.ts'
 import type { Cause, Circumstances } from './cause.ts'
 import { causeOf, describeDown, dialFailed } from './cause.ts'
+import { resolveCollision } from './collision.ts'
 import type { ConnectionOwner } from './connection.ts'
 import { Connection } from './connection.ts'
 import type { DownReason, Setup, StateName } from './fsm.ts'
@@ -74,8 +75,6 @@ export interface PeerHost {
 
 /** How long an OPEN waits for the rightful winner of a collision to show its own. */
 const collisionWaitMs = 2000
-/** A dial race is over within this; whoever dials later than that has forgotten the session. */
-const raceMs = 2000
 const openWaitMs = 240_000
 /** Whoever dialled us and says nothing does not get four minutes. */
 const acceptedOpenWaitMs = 30_000
@@ -449,32 +448,45 @@ export class Peer implements ConnectionOwner {
   // ------------------------------------------------------------------------------------------------------ collision
 
   /** An acceptable OPEN on a candidate: is there a better one? */
-  #resolve(connection: Connection, open: Open, session: Session): void {
-    if (this.#current) {
-      this.#challenge(this.#current, connection, open, session)
-      return
-    }
-    const other = connection === this.#dialled ? this.#accepted : this.#dialled
-    if (!other || rank(other.state) < rank('open-sent')) {
-      // An attempt that has no TCP yet is given up in favour of the one that speaks.
-      if (other && other.state !== 'idle') other.dispatch({ kind: 'collision' })
-      connection.agree(session)
-      return
-    }
+  #resolve(candidate: Connection, open: Open, session: Session): void {
+    const current = this.#current
+    const other = candidate === this.#dialled ? this.#accepted : this.#dialled
     const own = { identifier: this.#host.config().routerId.uint32, as: this.#config.localAs }
-    const dialWins = ourDialSurvives(own, { identifier: session.identifier, as: session.remoteAs })
-    const wins = dialWins === !connection.accepted
-    if (wins) {
-      if (this.#waiting?.connection === other) this.#dropWaiting()
-      other.dispatch({ kind: 'collision' })
-      connection.agree(session)
-    } else if (other.state === 'open-confirm') {
-      connection.dispatch({ kind: 'collision' })
-    } else {
-      // The rightful winner has not spoken yet. Killing this one now would leave nothing if the peer refuses the other.
-      connection.hold()
-      const timer = this.#ports.clock.after(collisionWaitMs, () => this.#stopWaiting())
-      this.#waiting = { connection, session, timer }
+    const resolution = resolveCollision({
+      candidate: {
+        accepted: candidate.accepted,
+        createdAtMs: candidate.createdAtMs,
+        restarted: open.capabilities.gracefulRestart?.restarted ?? false,
+      },
+      other: other?.state,
+      ...(current && {
+        established: { sinceMs: this.#establishedAtMs, graceful: this.#session?.gracefulRestart !== undefined },
+      }),
+      ourDialWins: ourDialSurvives(own, { identifier: session.identifier, as: session.remoteAs }),
+    })
+    switch (resolution) {
+      case 'proceed':
+      case 'win':
+        if (this.#waiting?.connection === other) this.#dropWaiting()
+        if (other && other.state !== 'idle') other.dispatch({ kind: 'collision' })
+        candidate.agree(session)
+        break
+      case 'lose':
+        // If the peer has forgotten the old session, its kernel answers this with RST, and its next attempt is welcome.
+        current?.probe()
+        candidate.dispatch({ kind: 'collision' })
+        break
+      case 'wait': {
+        candidate.hold()
+        const timer = this.#ports.clock.after(collisionWaitMs, () => this.#stopWaiting())
+        this.#waiting = { connection: candidate, session, timer }
+        break
+      }
+      case 'supersede':
+        current?.dispatch({ kind: 'abandon' })
+        this.#cancelIdleHold()
+        candidate.agree(session)
+        break
     }
   }
 
@@ -491,21 +503,6 @@ export class Peer implements ConnectionOwner {
   #dropWaiting(): void {
     this.#waiting?.timer.cancel()
     this.#waiting = undefined
-  }
-
-  /** An OPEN beside an established session: a late loser of a race, or a peer that has forgotten us (RFC 4724 §5). */
-  #challenge(current: Connection, challenger: Connection, open: Open, session: Session): void {
-    const restarts = this.#session?.gracefulRestart !== undefined
-    const late = challenger.createdAtMs >= this.#establishedAtMs + raceMs
-    if (restarts && challenger.accepted && (late || open.capabilities.gracefulRestart?.restarted)) {
-      current.dispatch({ kind: 'abandon' })
-      this.#cancelIdleHold()
-      challenger.agree(session)
-      return
-    }
-    // If the peer has forgotten the old connection, its kernel answers this with RST, and the next attempt is welcome.
-    current.probe()
-    challenger.dispatch({ kind: 'collision' })
   }
 
   // ------------------------------------------------------------------------------------------------------- endings
