@@ -38,7 +38,7 @@ const bool = ['true', 'false'] as const
 const encap = ['Never', 'Off', 'Always', 'CrossSubnet'] as const
 
 /** Every setting. The first column is its name in files; what it means is printed by `--print-config`. */
-const settings = [
+export const settings = [
   row(
     'datastoreType',
     ['DATASTORE_TYPE'],
