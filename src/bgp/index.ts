@@ -1,6 +1,8 @@
 /** The door of the BGP room. */
 
 export * from './types.ts'
+export { BfdSessions } from './bfd-sessions.ts'
+export type { BfdArrival, BfdDeps, BfdLine, BfdLink } from './bfd-sessions.ts'
 export { Mesh, routerIdOf } from './mesh.ts'
 export type { LocalFacts, MeshPlan, MeshProblem } from './mesh.ts'
 export { Speaker } from './speaker.ts'
@@ -9,3 +11,6 @@ export type { Cause, CauseCode } from './session/cause.ts'
 export type { ListenProblem } from './session/listening.ts'
 export type { HistoryEntry, NotificationRecord } from './session/record.ts'
 export type { MessageCounts, PeerSnapshot, StateWord } from './session/view.ts'
+export { Rib } from './rib/table.ts'
+export { advertisedTo, explain, receivedFrom, routes } from './rib/views.ts'
+export type { Advertisement, AttributesView, ExplainedPath, Explanation, PathView } from './rib/views.ts'

@@ -212,6 +212,90 @@ export interface Transport {
   listen(at: Endpoint, accept: (conn: Conn) => { events: ConnEvents; minTtl?: number } | 'refuse'): Listener
 }
 
+// -------------------------------------------------------------------------------------------------------------- BFD
+
+/** Between which addresses, and over which interface, a BFD session runs. One session per path. */
+export interface BfdPath {
+  readonly peer: Ip
+  /** Our address: needed for multihop, where both addresses name the session (RFC 5883 §3). */
+  readonly local?: Ip
+  /** Interface name; needed for link-local addresses. Single hop only. */
+  readonly zone?: string
+  readonly multihop: boolean
+}
+
+export interface BfdTimers {
+  /** Least interval between our packets, and between those we are willing to receive. Raised to 50. */
+  readonly transmitMs: number
+  readonly receiveMs: number
+  /** Packets of ours that must be missed in a row before the peer calls the path broken: 1 to 255. */
+  readonly multiplier: number
+}
+
+export type BfdState = 'admin-down' | 'down' | 'init' | 'up'
+
+export interface BfdChange {
+  readonly from: BfdState
+  readonly to: BfdState
+  /** The path was up and is broken: whoever relies on it acts. False for AdminDown at either end (RFC 5882 §3.2). */
+  readonly failed: boolean
+  /** RFC 5880 §4.1: why the session left its last state; 1: nothing heard for the detection time. */
+  readonly diagnostic: number
+  readonly remote: {
+    readonly state: BfdState
+    readonly diagnostic: number
+    /** C: their BFD does not share fate with their control plane (RFC 5882 §4.3). */
+    readonly independent: boolean
+  }
+}
+
+/** One session as it stands; plain data. */
+export interface BfdView {
+  readonly peer: string
+  readonly local?: string
+  readonly zone?: string
+  readonly multihop: boolean
+  readonly state: BfdState
+  readonly diagnostic: number
+  readonly remoteState: BfdState
+  readonly remoteDiagnostic: number
+  readonly discriminator: number
+  readonly remoteDiscriminator: number
+  /** Negotiated: our packets' interval, and silence for how long means broken; undefined: none at present. */
+  readonly transmitMs?: number
+  readonly detectionMs?: number
+  readonly sent: number
+  readonly received: number
+  /** Times the session was up and left that state. */
+  readonly flaps: number
+  /** How long it has been in this state. */
+  readonly sinceMs: number
+  /** Our own timer at its latest, in this state: more than a few milliseconds means that we are the problem. */
+  readonly latenessMs: number
+}
+
+export interface BfdEvents {
+  changed(change: BfdChange): void
+  /** The session cannot run: a port held by somebody, no such interface or address. Undefined: now it can. */
+  problem?(message: string | undefined): void
+}
+
+export interface BfdSession {
+  /** Takes effect without a break (RFC 5880 §6.8.3). */
+  change(timers: BfdTimers): void
+  /** The peer is told AdminDown, which breaks nothing there. No event follows. */
+  stop(): void
+}
+
+/** Bidirectional forwarding detection (RFC 5880): asynchronous mode, no echo. Timers hold whatever the caller is doing. */
+export interface Bfd {
+  /** Begins in `down`; every later state is told. A path that has a session already is an error of the caller. */
+  start(path: BfdPath, timers: BfdTimers, on: BfdEvents): BfdSession
+  views(): Promise<readonly BfdView[]>
+  /** AdminDown to every peer, then the end. No event follows. */
+  close(): Promise<void>
+}
+
 // ----------------------------------------------------------------------------------------------------------- kernel
 
 export interface LinkAddress {

@@ -17,6 +17,9 @@ const libcSocketpair = libc.func('int socketpair(int domain, int type, int proto
 const libcBind = libc.func('int bind(int fd, void *address, uint32_t length)')
 const libcListen = libc.func('int listen(int fd, int backlog)')
 const libcSetsockopt = libc.func('int setsockopt(int fd, int level, int option, void *value, uint32_t length)')
+/** struct sock_fprog: how many instructions, and where. Nameless, since every thread that loads this file makes it. */
+const filterProgram = koffi.struct({ length: 'uint16_t', code: 'void *' })
+const libcSetFilter = libc.func('setsockopt', 'int', ['int', 'int', 'int', koffi.pointer(filterProgram), 'uint32_t'])
 const libcSetns = libc.func('int setns(int fd, int kind)')
 const libcIfNameToIndex = libc.func('uint32_t if_nametoindex(const char *name)')
 
@@ -29,6 +32,8 @@ export const SOCK_RAW = 3
 const SOCK_NONBLOCK = 0o4000
 const SOCK_CLOEXEC = 0o2000000
 const AF_UNIX = 1
+const SOL_SOCKET = 1
+const SO_ATTACH_FILTER = 26
 const CLONE_NEWNET = 0x40000000
 
 /** A failed call: `code` is the errno name, such as EPERM. */
@@ -83,6 +88,12 @@ export function setSocketOption(fd: number, level: number, option: number, value
     'setsockopt',
     `level ${level} option ${option}`,
   )
+}
+
+/** Attaches a classic BPF program to a socket: instructions of 8 octets (struct sock_filter). The kernel keeps a copy. */
+export function setSocketFilter(fd: number, code: Uint8Array): void {
+  const program = { length: code.length / 8, code }
+  check(libcSetFilter(fd, SOL_SOCKET, SO_ATTACH_FILTER, program, 16) as number, 'setsockopt', 'SO_ATTACH_FILTER')
 }
 
 /** Index of an interface by its name; 0 when there is none. */
