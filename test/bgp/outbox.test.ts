@@ -335,6 +335,24 @@ describe('what the kernel side hears', () => {
     expect(updates(rib)).toEqual([`${p} 192.0.2.1 100`])
   })
 
+  test('a path that is not used, or has the same next hop as a used one, is no news', () => {
+    const rib = withPeers(['ibgp', 'ibgp', 'ibgp'])
+    give(rib, 1, announce(from(1), [p]))
+    updates(rib)
+    give(rib, 2, announce(from(2, { localPref: 50 }), [p]))
+    expect(updates(rib)).toEqual([])
+    give(rib, 3, announce({ ...from(3), hop: '192.0.2.1' }, [p]))
+    expect(updates(rib)).toEqual([])
+    give(rib, 2, announce(from(2), [p]))
+    expect(updates(rib)).toEqual([`${p} 192.0.2.1,192.0.2.2 100`])
+    // One member goes and another comes in one turn: its next hop may get the number of the one that went.
+    give(rib, 2, announce({ ...from(2), hop: '192.0.2.77' }, [p]))
+    expect(updates(rib)).toEqual([`${p} 192.0.2.1,192.0.2.77 100`])
+    give(rib, 2, withdraw([p]))
+    give(rib, 2, announce({ ...from(2), hop: '192.0.2.78' }, [p]))
+    expect(updates(rib)).toEqual([`${p} 192.0.2.1,192.0.2.78 100`])
+  })
+
   test('a limit leaves the rest for the next call', () => {
     const rib = withPeers(['ibgp'])
     give(rib, 1, announce(from(1), many(100)))

@@ -347,9 +347,11 @@ export class NextHops {
   // Nets serve as the index: a length of 32 or 128 tells the families apart.
   readonly #index: Nets
   readonly #ownKeys = new Set<string>()
+  readonly #seed: number
   #last = -1
 
   constructor(seed: number) {
+    this.#seed = seed
     this.#index = new Nets(6, seed ^ 0x5bd1e995, 16)
     this.#refs = new Int32Array(16)
     this.cost = new Uint32Array(16)
@@ -402,6 +404,17 @@ export class NextHops {
   ipOf(id: number): Ip {
     const value = this.#index.prefixOf(id).ip.value
     return this.#index.length[id] === 32 ? new Ip(4, this.#low(id)) : new Ip(6, value)
+  }
+
+  /** A number made of the address, not of the id, which may come to mean another address. */
+  digest(id: number): number {
+    const { key } = this.#index
+    const at = id * 4
+    let h = Math.imul(key[at]! ^ this.#seed, 0x9e3779b1)
+    h = Math.imul(h ^ (h >>> 15) ^ key[at + 1]!, 0x85ebca6b)
+    h = Math.imul(h ^ (h >>> 13) ^ key[at + 2]!, 0xc2b2ae35)
+    h = Math.imul(h ^ (h >>> 16) ^ key[at + 3]!, 0x27d4eb2f)
+    return h ^ (h >>> 15)
   }
 
   /** True when this changed what was known. An unreachable one is remembered although nobody uses it. */

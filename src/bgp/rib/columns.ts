@@ -1,8 +1,8 @@
 /**
  * Prefixes and paths of one family in typed arrays: no object, string or closure per route.
  *
- *     net    key Int32 x1 (IPv4) or x4 (IPv6), length Uint8, first path, best path, flags        14 or 26 octets
- *     path   net, source, attribute set received and used, next path of the net, flags, why, epoch       21 octets
+ *     net    key Int32 x1 (IPv4) or x4 (IPv6), length Uint8, first path, best path, told, flags  18 or 30 octets
+ *     path   net, source, attribute set received and used, next path of the net, why, epoch              20 octets
  *            path identifier (only once some peer sends them)                                           + 4 octets
  *     index  Int32 of net + 1, linear probing, at most 0.6 full                                   7 to 13 octets
  *
@@ -23,14 +23,10 @@ export const netFlag = {
   untold: 2,
   /** The owner knows a route for it. */
   told: 4,
-  /** A path in use was replaced, removed or became stale: there is something to tell even if the choice is the same. */
+  /** The best path got other attributes, became stale or fresh, or went: a change even if the choice is the same. */
   touched: 8,
-} as const
-
-/** Bits of `Paths.flags`. */
-export const pathFlag = {
-  /** Chosen: best, or one of the equal ones. */
-  used: 1,
+  /** Another best path, or other attributes of it, since the owner was told. */
+  changed: 16,
 } as const
 
 /** No entry: an id never fills all its bits. */
@@ -141,6 +137,8 @@ export class Nets {
   first: Int32Array
   /** Chosen path, or -1. */
   best: Int32Array
+  /** Digest of the next hops that the owner was told. */
+  told: Int32Array
   flags: Uint8Array
   /** Nets below this were in use at some time. */
   high = 0
@@ -161,12 +159,13 @@ export class Nets {
     this.length = new Uint8Array(capacity)
     this.first = new Int32Array(capacity)
     this.best = new Int32Array(capacity)
+    this.told = new Int32Array(capacity)
     this.flags = new Uint8Array(capacity)
     this.#slots = new Slots(net => this.#hashOf(net))
   }
 
   get octets(): number {
-    return this.capacity * (4 * this.words + 10) + this.#slots.octets
+    return this.capacity * (4 * this.words + 14) + this.#slots.octets
   }
 
   find4(address: number, length: number): number {
@@ -312,6 +311,7 @@ export class Nets {
     this.key = grown(this.key, this.capacity * this.words)
     this.first = grown(this.first, this.capacity)
     this.best = grown(this.best, this.capacity)
+    this.told = grown(this.told, this.capacity)
     this.length = grown(this.length, this.capacity)
     this.flags = grown(this.flags, this.capacity)
   }
@@ -327,7 +327,6 @@ export class Paths {
   used: Int32Array
   /** Next path of the net, or -1. */
   next: Int32Array
-  flags: Uint8Array
   /** Why it cannot be chosen (`refusal` in sources.ts); 0: it can. */
   why: Uint8Array
   /** The source's epoch when it was last announced: an older one means stale. */
@@ -346,16 +345,15 @@ export class Paths {
     this.received = new Int32Array(capacity)
     this.used = new Int32Array(capacity)
     this.next = new Int32Array(capacity)
-    this.flags = new Uint8Array(capacity)
     this.why = new Uint8Array(capacity)
     this.epoch = new Uint8Array(capacity)
   }
 
   get octets(): number {
-    return this.#capacity * 21 + this.id.byteLength
+    return this.#capacity * 20 + this.id.byteLength
   }
 
-  /** A path with no flags; the caller fills the columns and links it. */
+  /** A path whose columns hold anything; the caller fills the columns and links it. */
   take(): number {
     this.count++
     const path = this.#free
@@ -369,7 +367,6 @@ export class Paths {
 
   free(path: number): void {
     this.net[path] = -1
-    this.flags[path] = 0
     this.next[path] = this.#free
     this.#free = path
     this.count--
@@ -387,7 +384,6 @@ export class Paths {
     this.received = grown(this.received, this.#capacity)
     this.used = grown(this.used, this.#capacity)
     this.next = grown(this.next, this.#capacity)
-    this.flags = grown(this.flags, this.#capacity)
     this.why = grown(this.why, this.#capacity)
     this.epoch = grown(this.epoch, this.#capacity)
     if (this.id.length > 0) this.id = grown(this.id, this.#capacity)

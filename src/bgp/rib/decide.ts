@@ -17,7 +17,7 @@
  */
 
 import { type AttributeSets, mark } from './attribute-sets.ts'
-import { type Nets, type Paths, pathFlag } from './columns.ts'
+import type { Nets, Paths } from './columns.ts'
 import { kind, local, type Sources } from './sources.ts'
 
 /** What a choice reads. */
@@ -162,7 +162,7 @@ export function equalPaths(c: Candidates, net: number, best: number, out: number
   out.length = 0
   out.push(best)
   const { paths, sets } = c
-  if (paths.source[best] === local) return
+  if (paths.source[best] === local || paths.next[c.nets.first[net]!]! < 0) return
   for (let path = c.nets.first[net]!; path >= 0; path = paths.next[path]!) {
     if (path === best || !eligible(c, path) || compareSets(c, path, best, false) !== 0) continue
     out.push(path)
@@ -197,38 +197,14 @@ function dropWorseMed(c: Candidates, net: number, out: number[]): void {
   out.length = kept
 }
 
-/** Chooses for one net and marks what is used. Returns true when what is used, or with what attributes, changed. */
+/** Chooses for one net. Returns true when another path is best now; `touched` says that the best one itself changed. */
 export function decide(c: Candidates, net: number, touched: boolean): boolean {
   const { nets, paths } = c
   const first = nets.first[net]!
   const before = nets.best[net]!
-  // One path, or none: the common case, without a list.
-  if (first < 0 || paths.next[first]! < 0) {
-    const best = first >= 0 && eligible(c, first) ? first : -1
-    nets.best[net] = best
-    if (first < 0) return touched || before >= 0
-    const was = paths.flags[first]! & pathFlag.used
-    if (best < 0) paths.flags[first]! &= ~pathFlag.used
-    else paths.flags[first]! |= pathFlag.used
-    return touched || best !== before || was !== (best < 0 ? 0 : pathFlag.used)
-  }
-  const best = choose(c, net)
+  // One path, or none: the common case.
+  const single = first < 0 || paths.next[first]! < 0
+  const best = !single ? choose(c, net) : first >= 0 && eligible(c, first) ? first : -1
   nets.best[net] = best
-  return markUsed(c, net, best) || touched || best !== before
-}
-
-const together: number[] = []
-
-function markUsed(c: Candidates, net: number, best: number): boolean {
-  const { nets, paths } = c
-  together.length = 0
-  if (best >= 0) equalPaths(c, net, best, together)
-  let changed = false
-  for (let path = nets.first[net]!; path >= 0; path = paths.next[path]!) {
-    const use = together.includes(path) ? pathFlag.used : 0
-    if ((paths.flags[path]! & pathFlag.used) === use) continue
-    paths.flags[path] = (paths.flags[path]! & ~pathFlag.used) | use
-    changed = true
-  }
-  return changed
+  return touched || best !== before
 }

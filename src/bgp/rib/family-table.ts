@@ -15,7 +15,7 @@
 import type { Family, Ip } from '../../lib/ip.ts'
 import type { RouteUpdate } from '../types.ts'
 import type { AttributeSets } from './attribute-sets.ts'
-import { IntQueue, netFlag, Nets, pathFlag, Paths } from './columns.ts'
+import { IntQueue, netFlag, Nets, Paths } from './columns.ts'
 import { type Candidates, decide, equalPaths } from './decide.ts'
 import type { Origin } from './export.ts'
 import type { Outgoing, UpdateGroup } from './outbox.ts'
@@ -91,7 +91,6 @@ export class FamilyTable implements Candidates, Outgoing {
     paths.received[path] = received
     paths.used[path] = used
     paths.why[path] = why
-    paths.flags[path] = 0
     paths.epoch[path] = sources.epoch[at]!
     if (paths.id.length > 0) paths.id[path] = id
     paths.next[path] = this.nets.first[net]!
@@ -158,7 +157,7 @@ export class FamilyTable implements Candidates, Outgoing {
 
   #touch(path: number): void {
     const net = this.paths.net[path]!
-    if (this.paths.flags[path]! & pathFlag.used) this.nets.flags[net]! |= netFlag.touched
+    if (this.nets.best[net] === path) this.nets.flags[net]! |= netFlag.touched
     this.#soil(net)
   }
 
@@ -190,8 +189,11 @@ export class FamilyTable implements Candidates, Outgoing {
       nets.flags[net] = flags & ~(netFlag.dirty | netFlag.touched)
       if (decide(this, net, (flags & netFlag.touched) !== 0)) {
         changed[some++] = net
+        nets.flags[net]! |= netFlag.changed
         this.#tell(net)
       } else if (nets.first[net]! < 0) this.released(net)
+      // What is used beside the best path may be different: found out when the owner asks.
+      else if (this.paths.next[nets.first[net]!]! >= 0 || flags & netFlag.told) this.#tell(net)
     }
     if (some === 0) return
     for (const group of this.groups) group.flush(changed, some)
@@ -259,16 +261,17 @@ export class FamilyTable implements Candidates, Outgoing {
     const { nets, paths } = this
     for (let left = Math.min(limit, this.#untold.size); left > 0; left--) {
       const net = this.#untold.shift()
-      nets.flags[net]! &= ~netFlag.untold
+      const flags = nets.flags[net]!
+      nets.flags[net] = flags & ~(netFlag.untold | netFlag.changed | netFlag.told)
       const best = nets.best[net]!
-      const told = (nets.flags[net]! & netFlag.told) !== 0
       // Routes of our own are not the kernel's business, but what they replace is.
-      const learned = best >= 0 && paths.source[best] !== local
-      if (learned) {
+      if (best >= 0 && paths.source[best] !== local) {
         nets.flags[net]! |= netFlag.told
-        out.push(this.#update(net, best))
-      } else if (told) {
-        nets.flags[net]! &= ~netFlag.told
+        const update = this.#update(net, best)
+        const digest = this.#digest()
+        if (flags & netFlag.changed || nets.told[net] !== digest) out.push(update)
+        nets.told[net] = digest
+      } else if (flags & netFlag.told) {
         const from = best >= 0 ? ('local' as const) : ('ebgp' as const)
         out.push({ prefix: nets.prefixOf(net), nextHops: [], localPref: 0, source: from, stale: false })
       }
@@ -285,6 +288,16 @@ export class FamilyTable implements Candidates, Outgoing {
       source: this.sources.pathSource(this.paths.source[best]!),
       stale: this.isStale(best),
     }
+  }
+
+  /** Of the next hops in `together`; the order in which paths are listed does not matter. */
+  #digest(): number {
+    let sum = 0
+    for (const path of together) {
+      const hop = this.sets.hop[this.paths.used[path]!]!
+      if (hop >= 0) sum = (sum + this.sets.hops.digest(hop)) | 0
+    }
+    return sum
   }
 
   /** Next hops of all paths used together, in address order. */

@@ -14,8 +14,7 @@ import * as asPath from '../wire/as-path.ts'
 import { attributesAt, valueAt, valueLength } from '../wire/attribute-writer.ts'
 import { attributeName, code } from '../wire/attributes.ts'
 import type { AttributeSets } from './attribute-sets.ts'
-import { pathFlag } from './columns.ts'
-import { compare, eligible, steps } from './decide.ts'
+import { compare, eligible, equalPaths, steps } from './decide.ts'
 import { withheld, withheldReasons } from './export.ts'
 import type { FamilyTable } from './family-table.ts'
 import { local, refusal, refusals } from './sources.ts'
@@ -138,9 +137,18 @@ export function coveringOf(table: FamilyTable, prefix: Prefix): Prefix | undefin
 function pathsOf(table: FamilyTable, net: number): number[] {
   const { nets, paths } = table
   const out: number[] = []
+  const equal = equalTo(table, net)
   for (let path = nets.first[net]!; path >= 0; path = paths.next[path]!) out.push(path)
-  const rank = (path: number) => (path === nets.best[net] ? 0 : paths.flags[path]! & pathFlag.used ? 1 : 2)
+  const rank = (path: number) => (path === nets.best[net] ? 0 : equal.includes(path) ? 1 : 2)
   return out.sort((a, b) => rank(a) - rank(b) || paths.source[a]! - paths.source[b]! || a - b)
+}
+
+/** The paths in use for a net, the best one first. */
+function equalTo(table: FamilyTable, net: number): number[] {
+  const out: number[] = []
+  const best = table.nets.best[net]!
+  if (best >= 0) equalPaths(table, net, best, out)
+  return out
 }
 
 function viewPath(rib: Rib, table: FamilyTable, path: number): PathView {
@@ -148,7 +156,7 @@ function viewPath(rib: Rib, table: FamilyTable, path: number): PathView {
   const net = paths.net[path]!
   const peer = rib.peerOf(paths.source[path]!)?.peer
   const tag = peer ? undefined : rib.originations.tagOf(paths.used[path]!)
-  const isUsed = (paths.flags[path]! & pathFlag.used) !== 0
+  const isUsed = equalTo(table, net).includes(path)
   const state = nets.best[net] === path ? 'best' : isUsed ? 'equal' : eligible(table, path) ? 'usable' : 'refused'
   return {
     prefix: nets.prefixOf(net),
