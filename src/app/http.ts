@@ -29,7 +29,8 @@ export interface Rooms {
   metrics(): Promise<string>
   /** Names and makers of the views. */
   readonly views: Readonly<Record<string, (query: Readonly<Record<string, string>>) => unknown>>
-  cni(request: CniRequest): Promise<CniAnswer>
+  /** Absent: no pods here. */
+  cni?(request: CniRequest): Promise<CniAnswer>
 }
 
 export interface Doors {
@@ -37,7 +38,8 @@ export interface Doors {
 }
 
 export interface DoorOptions {
-  readonly socket: string
+  /** Undefined: no Unix socket. */
+  readonly socket?: string
   /** Undefined: no TCP port. */
   readonly health?: { readonly host: string; readonly port: number }
   readonly metrics?: { readonly host: string; readonly port: number }
@@ -48,15 +50,19 @@ export async function openDoors(options: DoorOptions, rooms: Rooms, wall: () => 
   const open: FastifyInstance[] = []
   const close = async (): Promise<void> => {
     await Promise.all(open.map(door => door.close()))
-    rmSync(options.socket, { force: true })
+    if (options.socket !== undefined) rmSync(options.socket, { force: true })
   }
   try {
-    const local = door(rooms, wall)
-    local.post<{ Body: CniRequest }>('/cni', async request => rooms.cni(request.body))
-    open.push(local)
-    rmSync(options.socket, { force: true })
-    await local.listen({ path: options.socket })
-    chmodSync(options.socket, 0o660)
+    if (options.socket !== undefined) {
+      const local = door(rooms, wall)
+      local.post<{ Body: CniRequest }>('/cni', async (request, reply) =>
+        rooms.cni ? rooms.cni(request.body) : reply.code(404).send({ error: 'no pods here' }),
+      )
+      open.push(local)
+      rmSync(options.socket, { force: true })
+      await local.listen({ path: options.socket })
+      chmodSync(options.socket, 0o660)
+    }
     if (options.health) open.push(await listen(guarded(door(rooms, wall), options.health.host), options.health))
     if (options.metrics) open.push(await listen(metricsOnly(rooms), options.metrics))
   } catch (error) {

@@ -47,6 +47,13 @@ export interface PeerConfig {
   readonly nextHopMode: NextHopMode
   readonly allowOwnAs: number
   readonly addPath: boolean
+  /** A BFD session beside this one (RFC 5882): single hop unless the peer is routers away. */
+  readonly bfd?: {
+    readonly transmitMs: number
+    readonly receiveMs: number
+    readonly multiplier: number
+    readonly multihop: boolean
+  }
   readonly importPolicy: Policy
   readonly exportPolicy: Policy
   readonly maxPrefix?: {

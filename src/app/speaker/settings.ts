@@ -1,0 +1,159 @@
+/**
+ * The settings of a speaker, as programs and files write them: `createSpeaker(settings)` and the YAML or JSON of
+ * `manx-bgp --config` have one shape, documented in docs/embed.md. Only functions as filters are a program's alone.
+ *
+ * Addresses and prefixes are text here, or `Ip` and `Prefix` values; `plan.ts` reads all of it and says what is wrong.
+ * Durations are seconds, since that is what OPEN messages carry.
+ */
+
+import type { PathSource, RouteFilter } from '../../bgp/index.ts'
+import type { Ip, Prefix } from '../../lib/ip.ts'
+
+export interface SpeakerSettings {
+  /** Our AS number. */
+  readonly as: number
+  /** BGP identifier, written as an IPv4 address; default the first global IPv4 address of ours. */
+  readonly routerId?: string | Ip
+  /** Cluster identifier as a route reflector; default the router id. */
+  readonly clusterId?: string | Ip
+  /** `address`, `address:port` or `[address]:port`; default `0.0.0.0:179` and `[::]:179`; an empty list: do not listen. */
+  readonly listen?: readonly string[]
+  /** Own addresses with their lengths, `10.0.0.1/24`; default those of this host's interfaces. */
+  readonly addresses?: readonly string[]
+  /** Options that several peers share, by name. */
+  readonly groups?: Readonly<Record<string, PeerOptions>>
+  readonly peers?: readonly PeerSettings[]
+  /** Filters by name, for `import` and `export`. */
+  readonly policies?: Readonly<Record<string, PolicySettings | readonly string[]>>
+  /** Routes of our own. */
+  readonly originate?: readonly (string | OriginateSettings)[]
+}
+
+/** What a file may say beyond that. */
+export interface DaemonSettings extends SpeakerSettings {
+  /** Write best routes into the kernel; default false. Needs CAP_NET_ADMIN. */
+  readonly fib?: boolean | FibSettings
+}
+
+export interface FibSettings {
+  /** rtm_protocol, the mark by which our routes are known after a restart; 5 to 255, default 81. */
+  readonly protocol?: number
+  /** Default 32. */
+  readonly metric?: number
+  /** Routing table; default 254, main. */
+  readonly table?: number
+}
+
+/** What a peer can be told; every field may also stand in a group. */
+export interface PeerOptions {
+  /** The peer's AS number. */
+  readonly as?: number
+  /** Our AS number towards it; default `as` of the settings. */
+  readonly localAs?: number
+  /** A client of ours: we reflect for it (RFC 4456). iBGP only. */
+  readonly client?: boolean
+  /** Default: that of the peer's address. */
+  readonly families?: readonly ('ipv4' | 'ipv6')[]
+  /** Address of ours to speak from. */
+  readonly source?: string | Ip
+  /** Wait for the peer to connect. */
+  readonly passive?: boolean
+  /** TCP MD5 key (RFC 2385), up to 80 octets. */
+  readonly password?: string
+  /** GTSM (RFC 5082): hops between us, 1 for directly connected. */
+  readonly gtsm?: number
+  /** Default 90; 0: no keepalives. */
+  readonly holdSeconds?: number
+  /** Default a third of the hold time that was negotiated. */
+  readonly keepaliveSeconds?: number
+  /** Default 5. */
+  readonly connectRetrySeconds?: number
+  /** Graceful restart (RFC 4724): default `full` with `fib`, else `helper`. */
+  readonly gracefulRestart?: 'full' | 'helper' | 'off'
+  /** How long the peer is asked to keep our routes; default 120. */
+  readonly restartSeconds?: number
+  /** Next hop in what we announce: `auto` ours, but a third party's on a shared subnet (RFC 4271 §5.1.3). */
+  readonly nextHop?: 'auto' | 'self' | 'keep'
+  /** Accept routes with our own AS in the path this often; default 0. */
+  readonly allowOwnAs?: number
+  /** Several paths per prefix (RFC 7911). */
+  readonly addPath?: boolean
+  /** What is taken from the peer. Default: everything by iBGP, nothing by eBGP (RFC 8212). */
+  readonly import?: PolicyChoice
+  /** What is announced to the peer. Default: everything by iBGP, nothing by eBGP (RFC 8212). */
+  readonly export?: PolicyChoice
+  readonly maxPrefix?: number | MaxPrefixSettings
+}
+
+export interface PeerSettings extends PeerOptions {
+  /** `10.0.0.2`, `fd00::2` or `fe80::2%eth0`. Either this or `range`. */
+  readonly address?: string | Ip
+  /** Whoever connects from here is a peer with these options. It is never dialled. */
+  readonly range?: string | Prefix
+  /** Of a range: how many peers at a time; default 256. */
+  readonly limit?: number
+  /** Default 179. */
+  readonly port?: number
+  /** For people; default the address. */
+  readonly name?: string
+  /** A name in `groups`; what stands here beside it wins. */
+  readonly group?: string
+}
+
+export interface MaxPrefixSettings {
+  readonly limit: number
+  /** Default `reset`. */
+  readonly action?: 'warn' | 'block' | 'reset'
+  /** After `reset`, try again then; default never by itself. */
+  readonly restartMinutes?: number
+}
+
+export interface OriginateSettings {
+  readonly prefix: string | Prefix
+  readonly med?: number
+  /** LOCAL_PREF towards iBGP peers; default 100. */
+  readonly localPref?: number
+  /** `65000:1`, large ones `65000:1:2`, or `no-export`, `no-advertise`, `graceful-shutdown`... */
+  readonly communities?: readonly string[]
+  /** For policies and views; default `static`. */
+  readonly tag?: string
+}
+
+/** `all`, `none`, a name in `policies`, a list of prefixes to accept, rules, or a function (programs only). */
+export type PolicyChoice = string | readonly string[] | PolicySettings | RouteFilter
+
+/** The first rule that matches decides. */
+export interface PolicySettings {
+  readonly rules?: readonly RuleSettings[]
+  /** Default `reject`. */
+  readonly otherwise?: 'accept' | 'reject'
+}
+
+/** All conditions given must hold. */
+export interface RuleSettings {
+  /** Shown where this rule decided; default its number. */
+  readonly name?: string
+  /** One of these: `10.0.0.0/8` exactly, `10.0.0.0/8 le 24`, `10.0.0.0/8 ge 16 le 24`. */
+  readonly prefixes?: readonly string[]
+  /** None of these. */
+  readonly notPrefixes?: readonly string[]
+  readonly source?: readonly PathSource[]
+  readonly peerType?: 'ebgp' | 'ibgp'
+  /** Tags of our own routes. */
+  readonly tags?: readonly string[]
+  /** All of these are there. */
+  readonly communities?: readonly string[]
+  /** The AS path begins with these. */
+  readonly asPathPrefix?: readonly number[]
+  readonly set?: RuleChanges
+  /** `next`: make the changes and go on with the rule after it. */
+  readonly action: 'accept' | 'reject' | 'next'
+}
+
+export interface RuleChanges {
+  readonly localPref?: number
+  readonly med?: number
+  readonly addCommunities?: readonly string[]
+  readonly prependAsPath?: readonly number[]
+  readonly nextHop?: 'self' | 'keep'
+}
