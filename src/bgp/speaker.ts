@@ -18,7 +18,7 @@
 
 import type { Family } from '../lib/ip.ts'
 import { Ip } from '../lib/ip.ts'
-import type { Clock, Conn, ConnEvents, Endpoint, Log, Metrics, Random, Timer, Transport } from '../lib/ports.ts'
+import type { Clock, Conn, ConnEvents, Log, Metrics, Random, Timer, Transport } from '../lib/ports.ts'
 import { Rib } from './rib/table.ts'
 import type { Cause } from './session/cause.ts'
 import type { StateName } from './session/fsm.ts'
@@ -493,12 +493,4 @@ function md5Keys(peers: readonly PeerConfig[]) {
   return peers.flatMap(peer =>
     peer.password === undefined ? [] : [{ peer: peer.address.toPrefix(), key: peer.password }],
   )
-}
-
-/** Where a speaker of these addresses listens when nobody says otherwise. */
-export function listenEverywhere(any4: Ip, any6: Ip, port: number): readonly Endpoint[] {
-  return [
-    { ip: any4, port },
-    { ip: any6, port },
-  ]
 }

@@ -102,7 +102,6 @@ export class Peer implements ConnectionOwner {
   #establishedAtMs = 0
   #running = false
   #everUp = false
-  #remoteIdentifier: number | undefined
   /** Set while the peer is no longer configured; monotonic. */
   #lingerUntilMs: number | undefined
 
@@ -331,7 +330,6 @@ export class Peer implements ConnectionOwner {
       return
     }
     for (const remark of verdict.session.remarks) this.#ports.log.debug('odd OPEN', { remark })
-    this.#remoteIdentifier = verdict.session.identifier
     this.#resolve(connection, open, verdict.session)
   }
 
@@ -619,11 +617,6 @@ export class Peer implements ConnectionOwner {
   #connection(accepted: boolean): Connection {
     const { clock, transport, random } = this.#ports
     return new Connection(this.#setup(accepted), this, { clock, transport, random })
-  }
-
-  /** Their last known identifier, for views. */
-  get remoteIdentifier(): number | undefined {
-    return this.#remoteIdentifier
   }
 
   /** Our end of the session. */

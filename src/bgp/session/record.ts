@@ -76,11 +76,6 @@ export class PeerRecord {
     this.sinceWallMs = clock.wall()
   }
 
-  /** Monotonic; undefined while up. */
-  get downSinceMs(): number | undefined {
-    return this.#downSinceMs
-  }
-
   /** Monotonic; undefined while down. */
   get upSinceMs(): number | undefined {
     return this.#upSinceMs
