@@ -157,7 +157,10 @@ export class Agent {
     }
     const rooms = {
       readiness: () => this.readiness(),
-      metrics: () => this.#ports.metrics.text(),
+      metrics: () => {
+        this.#speaker?.publishMetrics()
+        return this.#ports.metrics.text()
+      },
       views: this.#views(),
       cni: (request: CniRequest) =>
         this.#pods?.handle(request) ??
@@ -358,8 +361,9 @@ export class Agent {
   #onSessions(): void {
     const before = this.#oneFamily.size
     for (const peer of this.#speaker?.snapshot().peers ?? []) {
-      if (peer.families.length === 2 && peer.session?.families.length === 1) this.#oneFamily.add(peer.key)
-      else if (peer.session) this.#oneFamily.delete(peer.key)
+      if (!peer.session || peer.families.length < 2) continue
+      if (peer.theirs?.families?.length === 2) this.#oneFamily.delete(peer.key)
+      else this.#oneFamily.add(peer.key)
     }
     if (this.#oneFamily.size !== before) this.#plan()
   }
