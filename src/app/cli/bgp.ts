@@ -10,8 +10,8 @@ import { nearest, parseStamp } from '../../model/index.ts'
 import { faultOf } from '../faults.ts'
 import { exitCodes, Failure } from '../report.ts'
 import { askNode, askPeers, type PeersView } from './agent.ts'
-import { age, clockTime, counted, grouped, jsonText, plainTable, yamlText } from './layout.ts'
-import { causeText, codeOf, peerList } from './node.ts'
+import { age, calendarDay, clockTime, counted, grouped, jsonText, plainTable, yamlText } from './layout.ts'
+import { causeText, codeOf, peerList, sinceMs } from './node.ts'
 import type { Invocation } from './world.ts'
 
 export async function peers(call: Invocation): Promise<number> {
@@ -31,7 +31,7 @@ export function peersText(view: PeersView, node: string | undefined, nowMs: numb
     String(peer.remoteAs),
     shortOrigin(peer),
     peer.state,
-    age(nowMs - peer.since),
+    age(nowMs - sinceMs(peer)),
     ...['received', 'accepted', 'advertised'].map(stage => total(peer, stage as Stage)),
     grouped(peer.flaps),
     causeText(peer) ?? '-',
@@ -109,7 +109,7 @@ export function peerText(one: PeerSnapshot, nowMs: number, timeZone: string | un
   const named = one.name === one.address ? one.address : `${one.address} (${one.name})`
   const flaps = one.flaps > 0 ? `, ${counted(one.flaps, 'flap')}` : ''
   const lines = [
-    `${named}, ${shortOrigin(one)}, AS ${one.remoteAs}    ${one.state} for ${age(nowMs - one.since)}${flaps}`,
+    `${named}, ${shortOrigin(one)}, AS ${one.remoteAs}    ${one.state} for ${age(nowMs - sinceMs(one))}${flaps}`,
   ]
   const cause = causeText(one)
   const code = codeOf(one)
@@ -183,6 +183,5 @@ function stateWord(state: string): string {
 /** `12:09:31`, or `11-16 06:10` when it is older than a day. */
 function when(atMs: number, nowMs: number, timeZone: string | undefined): string {
   if (nowMs - atMs < 86_400_000) return clockTime(atMs, timeZone)
-  const form = { month: '2-digit', day: '2-digit', hour: '2-digit', minute: '2-digit' } as const
-  return new Intl.DateTimeFormat('sv-SE', { ...form, ...(timeZone && { timeZone }) }).format(atMs)
+  return `${calendarDay(atMs, timeZone).slice(5)} ${clockTime(atMs, timeZone).slice(0, 5)}`
 }

@@ -61,7 +61,7 @@ function familyText(
     peer.address,
     peer.origin,
     birdState(peer),
-    sinceAsBird(peer.since, nowMs, timeZone),
+    sinceAsBird(sinceMs(peer), nowMs, timeZone),
     info(peer),
     ...(wide ? [noBars(causeText(peer) ?? '-'), families(peer), '-'] : []),
   ])
@@ -71,6 +71,12 @@ function familyText(
 function birdState({ state, cause }: PeerSnapshot): string {
   if (state === 'Established') return 'up'
   return state === 'Idle' && cause?.code === 'admin-down' ? 'down' : 'start'
+}
+
+/** Since when it is up, or since when it is not: the states a dial goes through in between are no news. */
+export function sinceMs({ state, since, history }: PeerSnapshot): number {
+  if (state === 'Established') return since
+  return (history.findLast(({ from }) => from === 'established') ?? history[0])?.at ?? since
 }
 
 function families(peer: PeerSnapshot): string {
@@ -118,7 +124,7 @@ function downText(peers: readonly PeerSnapshot[], nowMs: number): string {
 
 function downLine(peer: PeerSnapshot, nowMs: number): string {
   const code = codeOf(peer)
-  return `${noBars(causeText(peer) ?? peer.state)} in ${age(nowMs - peer.since)}${code === undefined ? '' : ` [${code}]`}`.replace(
+  return `${noBars(causeText(peer) ?? peer.state)} in ${age(nowMs - sinceMs(peer))}${code === undefined ? '' : ` [${code}]`}`.replace(
     /(, \d+ tries|: \d+ tries)? in (\S+)( \[\w+\])?$/,
     (_all, tries: string | undefined, since: string, bracket) =>
       tries === undefined ? `, for ${since}${bracket ?? ''}` : `, ${tries.slice(2)} in ${since}${bracket ?? ''}`,

@@ -52,7 +52,7 @@ export async function preflight(
   connection: Connection,
   documents: readonly Document[],
   intent: Intent,
-): Promise<{ planned: readonly Planned[]; problems: readonly Problem[] }> {
+): Promise<{ planned: readonly Planned[]; problems: readonly Problem[]; bad: number }> {
   const needsPools = documents.some(({ resource }) => resource.kind === 'IPPool')
   const pools = needsPools ? (await connection.resources.list('IPPool')).items : []
   const facts: Facts = { call, connection, documents, pools }
@@ -64,7 +64,7 @@ export async function preflight(
       if (Array.isArray(answer)) problems.push(...(answer as Problem[]))
       else planned.push(answer as Planned)
   }
-  return { planned, problems }
+  return { planned, problems, bad: documents.length - planned.length }
 }
 
 async function judge(facts: Facts, document: Document, intent: Intent): Promise<Planned | Problem[]> {
@@ -178,7 +178,8 @@ function overlapProblems({ pools, documents }: Facts, document: Document, stored
   if (!first) return []
   const where = others.includes(first.with) ? 'in these files' : inTheStore(first.with)
   const { name } = first.with.metadata
-  const taken = [...pools, ...others].flatMap(({ spec }) => Prefix.parse(spec.cidr) ?? [])
+  const inFiles = documents.flatMap(({ resource }) => (resource.kind === 'IPPool' ? [resource as IPPool] : []))
+  const taken = [...pools, ...inFiles.filter(one => one !== pool)].flatMap(({ spec }) => Prefix.parse(spec.cidr) ?? [])
   const free = freeCidr(Prefix.of(pool.spec.cidr), taken)
   const look = others.includes(first.with) ? '' : `manxctl get ippool ${name} -o yaml; `
   return [
@@ -226,7 +227,9 @@ export function changesOf(stored: Resource | undefined, wanted: Resource): strin
     metadata: { labels: metadata.labels ?? {}, annotations: metadata.annotations ?? {} },
     spec,
   }))
-  return differences(before, after, '')
+  // Status is compared only where the document speaks of it.
+  const status = wanted.status === undefined ? [] : differences(stored.status, wanted.status, 'status')
+  return [...differences(before, after, ''), ...status]
 }
 
 function differences(before: unknown, after: unknown, path: string): string[] {
@@ -240,7 +243,18 @@ function differences(before: unknown, after: unknown, path: string): string[] {
 
 function brief(value: unknown): string {
   if (value === undefined || value === null) return '(none)'
-  return typeof value === 'string' ? value : JSON.stringify(value)
+  return typeof value === 'string' ? value : JSON.stringify(sorted(value))
+}
+
+/** Maps in the order of their keys: two that differ only in that are equal. */
+function sorted(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(sorted)
+  if (!isMap(value)) return value
+  return Object.fromEntries(
+    Object.keys(value)
+      .toSorted()
+      .map(key => [key, sorted(value[key])]),
+  )
 }
 
 function isMap(value: unknown): value is Record<string, unknown> {

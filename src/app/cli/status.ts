@@ -234,7 +234,7 @@ function areas(
       state('AN'),
       records.length === 0 ? reports : `${reports}, version ${versions.join(', ')}, oldest report ${age(oldest)}`,
     ],
-    ['sessions', state('B'), `${up} of ${all} Established`],
+    ['sessions', state('B'), all === 0 ? 'no agent reports any' : `${up} of ${all} Established`],
     ['blocks', state('I'), blocks],
     ['policies', state('P'), `${counted(policies, 'policy', 'policies')}, ${counted(endpoints, 'endpoint')}`],
     ['store', state('S'), findings.some(finding => finding.code === 'S08') ? 'locked' : 'answers'],

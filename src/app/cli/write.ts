@@ -9,7 +9,7 @@
  */
 
 import { CodedError } from '../../lib/errors.ts'
-import { exitCodes, Failure, printFailure, problemOf, type ExitCode, type Problem } from '../report.ts'
+import { exitCodes, Failure, problemOf, type ExitCode, type Problem } from '../report.ts'
 import { readDocuments, type Document } from './documents.ts'
 import { counted } from './layout.ts'
 import { preflight, type Intent, type Planned } from './preflight.ts'
@@ -31,17 +31,20 @@ export const apply = (call: Invocation): Promise<number> => write(call, 'apply')
 export const replace = (call: Invocation): Promise<number> => write(call, 'replace')
 
 async function write(call: Invocation, intent: Intent): Promise<number> {
-  const documents = await goodDocuments(call, intent)
+  const reading = await readDocuments(call)
+  refuse(call, intent, reading)
+  const { documents } = reading
   if (call.flags.dryRun === 'client') return validated(call, documents)
-  if (documents.length === 0) return exitCodes.done
+  if (documents.length === 0 && reading.bad === 0) return exitCodes.done
   return withConnection(
     call,
     async connection => {
-      const { planned, problems } = await preflight(call, connection, documents, intent)
-      stopAtFaults(call, intent, documents.length, problems, problems.length)
-      if (call.flags.dryRun !== undefined) return showPlan(call, planned)
-      const fault = problems.length > 0 ? new Failure(problems, worst(problems)) : undefined
-      return writeAll(call, connection, planned, intent, fault)
+      const { planned, problems, bad } = await preflight(call, connection, documents, intent)
+      const faults = { problems: [...reading.problems, ...problems], bad: reading.bad + bad }
+      refuse(call, intent, { documents: planned, ...faults })
+      return call.flags.dryRun === undefined
+        ? writeAll(call, connection, planned, intent, faults)
+        : showPlan(call, planned)
     },
     { mayCreate: true },
   )
@@ -52,50 +55,46 @@ export async function validateFiles(call: Invocation): Promise<number> {
 }
 
 function validated(call: Invocation, documents: readonly Document[]): number {
-  say(
-    call,
-    success(
-      'validate',
-      documents.map(({ resource }) => resource.kind),
-    ),
-  )
+  const kinds = documents.map(({ resource }) => resource.kind)
+  say(call, success('validate', kinds))
   return exitCodes.done
 }
 
-/** The documents, once all are good; with `--keep-going` those that are, after the others were reported. */
+/** The documents, if all are good. */
 export async function goodDocuments(call: Invocation, word: Word): Promise<readonly Document[]> {
-  const { documents, problems, bad } = await readDocuments(call)
-  stopAtFaults(call, word, documents.length + bad, problems, bad)
-  return documents
+  const reading = await readDocuments(call)
+  refuse(call, word, reading)
+  return reading.documents
 }
 
 // ---------------------------------------------------------------------------------------------------------- faults
 
-/** Throws when there are faults and the good documents are not to go on alone; else says them. */
-export function stopAtFaults(
-  call: Invocation,
-  word: Word,
-  total: number,
-  problems: readonly Problem[],
-  bad: number,
-): void {
+interface Faults {
+  readonly problems: readonly Problem[]
+  /** Resources that have one. */
+  readonly bad: number
+}
+
+/** Throws when there are faults, unless the good ones are to go on alone. */
+function refuse(call: Invocation, word: Word, found: Faults & { readonly documents: readonly unknown[] }): void {
+  const { problems, bad, documents } = found
   if (problems.length === 0) return
   const { flags, world } = call
-  const good = total - bad
-  const goesOn = (flags.keepGoing || world.strict) && good > 0 && word !== 'validate'
-  if (goesOn) {
-    if (!world.strict) world.err(`${printFailure(new Failure(problems, exitCodes.failed))}\n`)
+  const good = documents.length
+  if ((flags.keepGoing || world.strict) && good > 0 && (word === 'create' || word === 'apply' || word === 'replace'))
     return
-  }
-  const are = (count: number) => `${count} ${count === 1 ? 'is' : 'are'}`
-  const outcome =
+  const total = counted(good + bad, 'document')
+  const are = (count: number) => (count === 1 ? 'is' : 'are')
+  const many =
     word === 'validate'
-      ? `${are(bad)} bad of ${counted(total, 'document')}`
-      : `nothing was changed: ${bad} of ${counted(total, 'document')} ${bad === 1 ? 'is' : 'are'} bad, ${are(good)} good`
+      ? `${bad} of ${total} ${are(bad)} bad`
+      : `${bad} of ${total} ${are(bad)} bad, ${good} ${are(good)} good`
+  const nothing = word === 'validate' ? undefined : 'nothing was changed'
+  const outcome = good + bad > 1 ? [nothing, many].filter(part => part !== undefined).join(': ') : nothing
   const again = `manxctl ${word} -f ${flags.filename} --keep-going`
   throw new Failure(problems, worst(problems), {
-    ...(total > 1 ? { outcome } : word === 'validate' ? {} : { outcome: 'nothing was changed' }),
-    ...(good > 0 && word !== 'validate' && { advice: `correct it and repeat; or commit the good ones: ${again}` }),
+    ...(outcome !== undefined && { outcome }),
+    ...(good > 0 && nothing !== undefined && { advice: `correct it and repeat; or commit the good ones: ${again}` }),
     calico: calicoFailure(word, undefined, problems),
   })
 }
@@ -114,17 +113,23 @@ export function calicoFailure(word: Word, kind: string | undefined, problems: re
 
 // --------------------------------------------------------------------------------------------------------- writing
 
+/** Resources one after another, so that what was written before a failure can be named. */
 async function writeAll(
   call: Invocation,
   { resources }: Connection,
   planned: readonly Planned[],
   intent: Intent,
-  before: Failure | undefined,
+  before: Faults,
 ): Promise<number> {
   const written: Planned[] = []
   const failed: { problem: Problem; exitCode: ExitCode }[] = []
   for (const one of planned) {
     if (one.keep) continue
+    // Applying what is stored already wakes no agent: the document may only be written in another order.
+    if (one.stored && one.changes.length === 0) {
+      written.push(one)
+      continue
+    }
     try {
       await resources[intent](one.document.resource)
       written.push(one)
@@ -132,27 +137,46 @@ async function writeAll(
       if (!(error instanceof CodedError)) throw error
       const { problem, exitCode } = problemOf(error)
       failed.push({ problem: { ...problem, at: one.document.place(['metadata', 'name']) }, exitCode })
-      if (!call.flags.keepGoing && !call.world.strict) break
-      if (exitCode === exitCodes.store) break
+      if ((!call.flags.keepGoing && !call.world.strict) || exitCode === exitCodes.store) break
     }
   }
+  const problems = [...before.problems, ...failed.map(({ problem }) => problem)]
+  if (problems.length > 0)
+    throw partly(
+      intent,
+      planned,
+      written,
+      problems,
+      failed[0]?.exitCode ?? worst(problems),
+      planned.length + before.bad,
+    )
   const kinds = written.map(one => one.document.resource.kind)
-  if (failed.length === 0 && !before) {
-    say(call, success(intent, kinds))
-    return exitCodes.done
-  }
-  const total = planned.length + (before?.problems.length ?? 0)
-  const problems = [...(call.world.strict && before ? before.problems : []), ...failed.map(({ problem }) => problem)]
-  const did = done[intent]
+  say(call, success(intent, kinds))
+  return exitCodes.done
+}
+
+function partly(
+  intent: Intent,
+  planned: readonly Planned[],
+  written: readonly Planned[],
+  problems: readonly Problem[],
+  exitCode: ExitCode,
+  total: number,
+): Failure {
   const names = written.map(({ document: { resource } }) => `${resource.kind}(${resource.metadata.name})`)
-  const outcome = `${written.length} of ${counted(total, 'resource')} ${written.length === 1 ? 'was' : 'were'} ${did}`
-  throw new Failure(problems, failed[0]?.exitCode ?? before?.exitCode ?? exitCodes.failed, {
+  const first = names.slice(0, 10).join(', ')
+  const were = written.length === 1 ? 'was' : 'were'
+  const hit = `hit error: [${problems.map(problem => problem.message).join(' ')}]`
+  return new Failure(problems, exitCode, {
     changed: written.length,
-    outcome: written.length > 0 ? `${outcome}: ${names.slice(0, 10).join(', ')}` : 'nothing was changed',
+    outcome:
+      written.length === 0
+        ? 'nothing was changed'
+        : `${written.length} of ${counted(total, 'resource')} ${were} ${done[intent]}: ${first}${names.length > 10 ? ', ...' : ''}`,
     calico:
       written.length === 0
         ? calicoFailure(intent, onlyKind(planned), problems)
-        : `Partial success: ${did} the first ${written.length} out of ${total} resources:\nhit error: [${problems.map(problem => problem.message).join(' ')}]`,
+        : `Partial success: ${done[intent]} the first ${written.length} out of ${total} resources:\n${hit}`,
   })
 }
 
