@@ -1,7 +1,8 @@
 /**
  * Pods of this host, as the CNI plugin asks for them: addresses, link and record made, checked and taken away.
  *
- *   ADD    addresses and record in one commit -> link -> wait until felix has route and rules in the kernel -> answer
+ *   ADD    the network's profile -> addresses and record in one commit -> link -> wait until felix has route and rules
+ *          in the kernel -> answer
  *   DEL    record away -> link away -> addresses back; each step finds nothing without complaint
  *   CHECK  record, link and addresses are as ADD left them, and the kernel has the routes
  *   GC     what the runtime no longer knows is deleted as by DEL
@@ -184,6 +185,8 @@ export class Pods {
     const who = identify(request, this.#options)
     const found = await this.#record(who)
     const again = found?.spec.containerID === request.containerId
+    // Before the record: an endpoint whose profile is missing is closed, and ADD promises one whose packets pass.
+    if (!request.config.policy?.type) await ensureProfile(store, request.config.name!, who.spec.orchestrator === 'k8s')
     const endpoint = again ? found : await this.#create(request, who, found)
     const ips = addressesOf(endpoint)
     try {
@@ -197,8 +200,6 @@ export class Pods {
         ...(endpoint.spec.mac && { insideMac: endpoint.spec.mac }),
       })
       await this.#options.programmed(who, Number(found?.metadata.resourceVersion ?? 0) + (again ? 0 : 1))
-      if (!request.config.policy?.type)
-        await ensureProfile(store, request.config.name!, who.spec.orchestrator === 'k8s')
       return resultOf(request, attached.outside.name, attached.outside.mac, attached.insideMac, ips)
     } catch (error) {
       if (!again) await this.#undo(request, who)
@@ -392,7 +393,9 @@ function profilesOf(request: CniRequest, who: Identity): string[] {
   if (who.spec.orchestrator !== 'k8s') return [request.config.name!]
   const account = who.spec.serviceAccountName ?? 'default'
   const own = [namespaceProfile(who.namespace), serviceAccountProfile(who.namespace, account)]
-  return request.config.policy?.type ? own : [request.config.name!]
+  // The pod inherits the labels of its namespace and account in any case; who makes their profiles may also leave it at
+  // that of the network.
+  return request.config.policy?.type ? own : [...own, request.config.name!]
 }
 
 function attributesOf(request: CniRequest, node: string, timestamp: string): Record<string, string> {

@@ -169,6 +169,7 @@ function policyOf(rules: readonly PolicyRule[], namespace = ''): ActivePolicy {
     untracked: false,
     preDnat: false,
     forward: false,
+    selector: '',
   }
 }
 

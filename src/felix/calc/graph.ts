@@ -10,11 +10,12 @@
  *   WorkloadEndpoint ----> local ones, checked ----------+--> one per interface --> endpoints
  *   IPPool --------------> pools --------------------------> address sets --------> nat
  *   Node ----------------> host addresses -----------------> address set ---------> nat
+ *   policies, sets, all endpoints ----------> Policing (policing.ts) -------------> policy, sets, members
+ *   HostEndpoint --------> local ones --------------------------------------------> hosts
  *
  * Nodes call each other directly, keep no history and read no clock: after the same objects, in any order, `flush`
  * has told the same. A record that makes no sense here (no interface, an address that is none) counts as absent and is
- * listed in `problems`, so that one bad record costs one pod and nothing else. Policy joins as further nodes beside the
- * routes: matches per endpoint, members per set. Contract §4.1.
+ * listed in `problems`, so that one bad record costs one pod and nothing else. Contract §4.1.
  */
 
 import { Ip, Prefix, type Family } from '../../lib/ip.ts'
@@ -23,12 +24,14 @@ import type {
   BGPConfiguration,
   FelixConfiguration,
   FelixConfigurationSpec,
+  HostEndpoint,
   IPPool,
   Node,
   Update,
   WorkloadEndpoint,
 } from '../../model/index.ts'
 import { Claims, type Claim } from './claims.ts'
+import { hostKey, Policing, type PolicingChanges, type PolicingCounts } from './policing.ts'
 import { RouteCalculator, type LearnedRoute, type RouteStyle, type WantedRoute } from './routes.ts'
 import { isLinkName, readSettings, type Settings } from './settings.ts'
 
@@ -37,7 +40,18 @@ export interface LocalEndpoint extends Claim {
   readonly link: string
   readonly prefixes: readonly Prefix[]
   readonly maySpoof: boolean
+  /** Ranges besides its own addresses that it may send from. */
+  readonly mayUse?: readonly Prefix[]
   readonly profiles: readonly string[]
+}
+
+/** A host endpoint of this node: which interface it is about is for those to say who see the interfaces. */
+export interface LocalHost {
+  /** Its key among the endpoints that policy binds. */
+  readonly owner: string
+  /** A name, `*`, or empty: then the interface that has one of the addresses. */
+  readonly link: string
+  readonly addresses: readonly Ip[]
 }
 
 export type Addresses = Readonly<Record<Family, readonly Prefix[]>>
@@ -57,6 +71,9 @@ export interface Changes {
   readonly routes: ReadonlyMap<string, WantedRoute | undefined>
   /** By interface. */
   readonly endpoints: ReadonlyMap<string, LocalEndpoint | undefined>
+  /** All host endpoints of this node, when any differs. */
+  readonly hosts?: readonly LocalHost[]
+  readonly policy: PolicingChanges
 }
 
 export interface GraphOptions {
@@ -88,6 +105,8 @@ export class Graph {
   readonly #problems = new Map<string, string>()
   readonly #links = new Claims<LocalEndpoint>()
   readonly #routes: RouteCalculator
+  readonly #policing: Policing
+  readonly #hosts = new Map<string, LocalHost>()
   readonly #emitted = new Map<string, LocalEndpoint>()
   readonly #markedLinks = new Set<string>()
   #bgp: BGPConfiguration['spec'] | undefined
@@ -95,11 +114,13 @@ export class Graph {
   #settingsProblems: readonly string[] = []
   #settingsChanged = true
   #natChanged = true
+  #hostsChanged = false
 
   constructor(options: GraphOptions) {
     this.#options = options
     this.#settings = readSettings([options.overrides]).settings
     this.#routes = new RouteCalculator(options.node, this.#style())
+    this.#policing = new Policing(options.node)
   }
 
   get settings(): Settings {
@@ -129,8 +150,11 @@ export class Graph {
         const confirmed = value !== undefined && !value.deleted && (value.state || 'confirmed') === 'confirmed'
         return this.#routes.ownBlock(update.cidr, confirmed)
       }
+      case 'HostEndpoint':
+        this.#onHost(update.name, update.value)
+        return this.#policing.update(update)
       default:
-        return
+        return this.#policing.update(update)
     }
   }
 
@@ -155,9 +179,12 @@ export class Graph {
       ...(this.#natChanged ? { nat: this.#nat() } : {}),
       routes: this.#routes.flush(),
       endpoints,
+      ...(this.#hostsChanged ? { hosts: this.#sortedHosts() } : {}),
+      policy: this.#policing.flush(),
     }
     this.#settingsChanged = false
     this.#natChanged = false
+    this.#hostsChanged = false
     return changes
   }
 
@@ -182,6 +209,7 @@ export class Graph {
     readonly pools: number
     readonly ownBlocks: number
     readonly learned: number
+    readonly policy: PolicingCounts
   } {
     const { ownBlocks, learned } = this.#routes.counts()
     return {
@@ -191,6 +219,7 @@ export class Graph {
       pools: this.#pools.size,
       ownBlocks,
       learned,
+      policy: this.#policing.counts(),
     }
   }
 
@@ -203,6 +232,7 @@ export class Graph {
     return [
       ...this.#settingsProblems,
       ...[...this.#problems.values()].sort(),
+      ...this.#policing.problems(),
       ...disputes.map(({ thing, owners }) => `${thing} is claimed by ${owners.join(' and ')}; the youngest has it`),
       ...[...this.#pools.values()]
         .filter(({ spec }) => [spec.vxlanMode, spec.ipipMode].some(mode => mode !== undefined && mode !== 'Never'))
@@ -222,6 +252,8 @@ export class Graph {
     const after = before && endpoint && sameEndpoint(before, endpoint) ? before : endpoint
     if (value && local) this.#locals.set(key, { revision, record: value, endpoint: after })
     else this.#locals.delete(key)
+    this.#policing.workload(key, value)
+    this.#policing.local(key, after && value)
     if (before === after) return
     if (before) this.#unclaim(before)
     if (after) this.#links.add(after.link, after)
@@ -245,14 +277,36 @@ export class Graph {
     const bad = prefixes.findIndex(prefix => !prefix?.isHost())
     if (bad >= 0) return wrong(`\`${spec.ipNetworks![bad]}\` is no single address`)
     if (prefixes.length === 0) return wrong('it has no address')
+    const spoofed = this.#settings.spoofingAllowed ? (spec.allowSpoofedSourcePrefixes ?? []) : []
+    const mayUse = spoofed.flatMap(text => Prefix.parse(text) ?? [])
     return {
       owner: key,
       created: metadata.creationTimestamp ?? '',
       link,
       prefixes: prefixes.filter(prefix => prefix !== undefined).sort((a, b) => a.compare(b)),
-      maySpoof: this.#settings.spoofingAllowed && (spec.allowSpoofedSourcePrefixes ?? []).length > 0,
+      maySpoof: mayUse.length > 0,
+      ...(mayUse.length > 0 ? { mayUse } : {}),
       profiles: [...(spec.profiles ?? [])],
     }
+  }
+
+  #onHost(name: string, value: HostEndpoint | undefined): void {
+    const before = hostText(this.#hosts.get(name))
+    const { spec } = value ?? {}
+    this.#problems.delete(hostKey(name))
+    const link = spec?.interfaceName ?? ''
+    const isUsable = link === '' || link === '*' || isLinkName(link)
+    if (spec?.node === this.#options.node && isUsable) {
+      const addresses = (spec.expectedIPs ?? []).flatMap(text => Ip.parse(text) ?? [])
+      this.#hosts.set(name, { owner: hostKey(name), link, addresses })
+    } else this.#hosts.delete(name)
+    if (!isUsable) this.#problems.set(hostKey(name), `host endpoint ${name}: \`${link}\` is no interface name`)
+    if (before !== hostText(this.#hosts.get(name))) this.#hostsChanged = true
+  }
+
+  /** In the order of their names: where two want one interface, the first has it. */
+  #sortedHosts(): LocalHost[] {
+    return [...this.#hosts].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, host]) => host)
   }
 
   #onPool(name: string, pool: IPPool | undefined): void {
@@ -339,6 +393,10 @@ function hostAddresses({ spec }: Node): Prefix[] {
   })
 }
 
+function hostText(host: LocalHost | undefined): string {
+  return host ? `${host.link} ${host.addresses.join()}` : ''
+}
+
 function byFamily(prefixes: readonly Prefix[]): Addresses {
   const unique = [...new Map(prefixes.map(prefix => [prefix.key, prefix])).values()].sort((a, b) => a.compare(b))
   return { 4: unique.filter(({ family }) => family === 4), 6: unique.filter(({ family }) => family === 6) }
@@ -349,7 +407,7 @@ function sameEndpoint(a: LocalEndpoint, b: LocalEndpoint): boolean {
     a.owner === b.owner &&
     a.created === b.created &&
     a.link === b.link &&
-    a.maySpoof === b.maySpoof &&
+    (a.mayUse ?? []).join() === (b.mayUse ?? []).join() &&
     a.profiles.join() === b.profiles.join() &&
     a.prefixes.length === b.prefixes.length &&
     a.prefixes.every((prefix, i) => prefix.equals(b.prefixes[i]!))

@@ -29,7 +29,7 @@ import { policySelector } from './effective.ts'
 import { SelectorIndex, type ItemLabels } from './match.ts'
 
 /** Short names as they stand in chain ids and counters. */
-export type PolicyKind = 'np' | 'gnp' | 'snp' | 'sgnp'
+export type PolicyKind = 'np' | 'gnp' | 'snp' | 'sgnp' | 'sknp'
 
 export interface PolicyRef {
   /** `<kind>/<namespace>/<name>`. */
@@ -39,6 +39,10 @@ export interface PolicyRef {
   readonly egress: boolean
   /** Before connection tracking and before DNAT only host endpoints are policed. */
   readonly stage: 'tracked' | 'untracked' | 'pre-dnat'
+  /** Of host endpoints: also for what the host forwards. */
+  readonly forward: boolean
+  /** Id of the selector: neighbours with the same one bind the same endpoints. */
+  readonly selector: string
 }
 
 export interface BoundTier {
@@ -66,6 +70,8 @@ export interface ActivePolicy {
   readonly untracked: boolean
   readonly preDnat: boolean
   readonly forward: boolean
+  /** Id of the selector. */
+  readonly selector: string
 }
 
 export interface ActiveProfile {
@@ -143,7 +149,7 @@ export class PolicyCalculator {
       return
     }
     this.#policies.set(key, {
-      policy: readPolicy(kind, namespace, name, spec),
+      policy: readPolicy(kind, namespace, name, spec, selector.id),
       order: spec.order ?? Number.POSITIVE_INFINITY,
     })
     this.#index.selector(key, selector)
@@ -274,6 +280,7 @@ function readPolicy(
   namespace: string,
   name: string,
   spec: GlobalNetworkPolicySpec & { readonly stagedAction?: StagedAction },
+  selector: string,
 ): ActivePolicy {
   const types = spec.types?.length ? spec.types : typesOf(spec)
   return {
@@ -282,20 +289,21 @@ function readPolicy(
     namespace,
     name,
     tier: spec.tier || 'default',
-    staged: kind === 'snp' || kind === 'sgnp',
+    staged: kind !== 'np' && kind !== 'gnp',
     ingress: spec.ingress ?? [],
     egress: spec.egress ?? [],
     types: { ingress: types.includes('Ingress'), egress: types.includes('Egress') },
     untracked: spec.doNotTrack ?? false,
     preDnat: spec.preDNAT ?? false,
     forward: spec.applyOnForward ?? false,
+    selector,
   }
 }
 
 function refOf({ policy }: Known): PolicyRef {
-  const { key, staged, types, untracked, preDnat } = policy
+  const { key, staged, types, untracked, preDnat, forward, selector } = policy
   const stage = untracked ? 'untracked' : preDnat ? 'pre-dnat' : 'tracked'
-  return { key, staged, ingress: types.ingress, egress: types.egress, stage }
+  return { key, staged, ingress: types.ingress, egress: types.egress, stage, forward, selector }
 }
 
 function comparePolicies(a: Known, b: Known): number {

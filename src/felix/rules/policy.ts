@@ -39,6 +39,7 @@ const kindNames = {
   gnp: 'GlobalNetworkPolicy',
   snp: 'StagedNetworkPolicy',
   sgnp: 'StagedGlobalNetworkPolicy',
+  sknp: 'StagedKubernetesNetworkPolicy',
 }
 
 /** `multiport` takes so many; a range counts twice. */

@@ -1,0 +1,215 @@
+/**
+ * Kubernetes' own objects -> what Calico stores for them, as kube-controllers does it (contract §1.5, §1.6).
+ *
+ * | Kubernetes                          | stored as                                                                    |
+ * |-------------------------------------|------------------------------------------------------------------------------|
+ * | networking.k8s.io/v1 NetworkPolicy  | NetworkPolicy `knp.default.<name>`, tier `default`, order 1000               |
+ * | v1 Namespace                        | Profile `kns.<name>`: allows; its labels under `pcns.`                       |
+ * | v1 ServiceAccount                   | Profile `ksa.<namespace>.<name>`: no rules; its labels under `pcsa.`         |
+ *
+ * Pods are those of orchestrator `k8s`: a selector that means pods says so, since other workloads may carry the same
+ * labels. A rule of Kubernetes allows and is an OR of peers AND an OR of ports; it becomes one Allow per peer and
+ * protocol. Whoever reads documents calls `fromKubernetes` with what `isKubernetes` knows; `check` names the document
+ * whose schema the spec has to meet, so that findings keep their paths.
+ */
+
+import { Prefix } from '../../lib/ip.ts'
+import { namespaceProfile, serviceAccountProfile } from '../names.ts'
+import type {
+  EntityRule,
+  KubernetesPeer,
+  KubernetesPort,
+  LabelSelector,
+  NetworkPolicy,
+  NetworkPolicySpec,
+  PolicyRule,
+  Profile,
+  StagedKubernetesNetworkPolicySpec,
+} from './policy.ts'
+import { apiVersion, type Resource } from './resource.ts'
+
+/** What of a Kubernetes document matters here. */
+export interface KubernetesDocument {
+  readonly apiVersion: string
+  readonly kind: string
+  readonly metadata?: {
+    readonly name: string
+    readonly namespace?: string
+    readonly labels?: Readonly<Record<string, string>>
+  }
+  readonly spec?: unknown
+}
+
+type PolicySpec = Omit<StagedKubernetesNetworkPolicySpec, 'stagedAction'>
+
+const known: Readonly<Record<string, string>> = {
+  NetworkPolicy: 'networking.k8s.io/v1',
+  Namespace: 'v1',
+  ServiceAccount: 'v1',
+}
+
+const onlyPods = "projectcalico.org/orchestrator == 'k8s'"
+/** A rule of ours takes so many ports. */
+const mostPorts = 50
+/** Where Calico puts Kubernetes' policies among others without an order of their own. */
+const policyOrder = 1000
+
+/** A document of Kubernetes' that can be applied here. */
+export function isKubernetes(document: unknown): document is KubernetesDocument {
+  const { kind, apiVersion: version } = (document ?? {}) as { kind?: unknown; apiVersion?: unknown }
+  return typeof kind === 'string' && Object.hasOwn(known, kind) && known[kind] === version
+}
+
+/**
+ * The document to be checked in its place: same shape, same paths, of a kind whose schema is known here. Namespaces and
+ * service accounts are checked by what they become.
+ */
+export function checkedAs(document: KubernetesDocument): unknown {
+  if (document.kind !== 'NetworkPolicy') return fromKubernetes(document)
+  return { ...document, apiVersion, kind: 'StagedKubernetesNetworkPolicy', metadata: kept(document) }
+}
+
+/** What is stored for a document that passed its check. `namespace`: for one that names none. */
+export function fromKubernetes(document: KubernetesDocument, namespace = 'default'): Resource {
+  const { kind, metadata = { name: '' } } = document
+  const place = metadata.namespace || namespace
+  switch (kind) {
+    case 'NetworkPolicy': {
+      const policy: NetworkPolicy = {
+        kind: 'NetworkPolicy',
+        apiVersion,
+        metadata: { name: `knp.default.${metadata.name}`, namespace: place },
+        spec: kubernetesPolicySpec((document.spec ?? {}) as PolicySpec),
+      }
+      return policy
+    }
+    case 'Namespace':
+      return labelProfile(namespaceProfile(metadata.name), 'pcns.', metadata.name, {
+        // The API server sets it on every namespace; policies rely on it.
+        'kubernetes.io/metadata.name': metadata.name,
+        ...metadata.labels,
+      })
+    default:
+      return labelProfile(serviceAccountProfile(place, metadata.name), 'pcsa.', metadata.name, metadata.labels ?? {})
+  }
+}
+
+/** The spec of a Kubernetes policy as one of ours. */
+export function kubernetesPolicySpec(spec: PolicySpec): NetworkPolicySpec {
+  const ingress = (spec.ingress ?? []).flatMap(({ from, ports }) => rulesOf('source', from, ports))
+  const egress = (spec.egress ?? []).flatMap(({ to, ports }) => rulesOf('destination', to, ports))
+  const unsaid: NetworkPolicySpec['types'] = spec.egress?.length ? ['Ingress', 'Egress'] : ['Ingress']
+  return {
+    tier: 'default',
+    order: policyOrder,
+    selector: podSelector(spec.podSelector ?? {}),
+    ...(ingress.length > 0 ? { ingress } : {}),
+    ...(egress.length > 0 ? { egress } : {}),
+    types: spec.policyTypes?.length ? spec.policyTypes : unsaid,
+  }
+}
+
+/** Every peer with every protocol; no peers or no ports: any. */
+function rulesOf(
+  side: 'source' | 'destination',
+  peers: readonly KubernetesPeer[] = [],
+  ports: readonly KubernetesPort[] = [],
+): PolicyRule[] {
+  const entities = peers.length > 0 ? peers.map(peerOf) : [{}]
+  return entities.flatMap(peer =>
+    byProtocol(ports).map(({ protocol, ports: numbers }): PolicyRule => {
+      const destination = {
+        ...(side === 'destination' ? peer : {}),
+        ...(numbers.length > 0 ? { ports: numbers } : {}),
+      }
+      return {
+        action: 'Allow',
+        ...(protocol === undefined ? {} : { protocol }),
+        ...(side === 'source' && Object.keys(peer).length > 0 ? { source: peer } : {}),
+        ...(Object.keys(destination).length > 0 ? { destination } : {}),
+      }
+    }),
+  )
+}
+
+/** One entry per rule: a protocol and as many of its ports as fit; none: all of them. */
+function byProtocol(
+  ports: readonly KubernetesPort[],
+): { readonly protocol: string | undefined; readonly ports: readonly (number | string)[] }[] {
+  if (ports.length === 0) return [{ protocol: undefined, ports: [] }]
+  const groups = new Map<string, (number | string)[] | 'all'>()
+  for (const { protocol = 'TCP', port, endPort } of ports) {
+    const group = groups.get(protocol)
+    if (port === undefined || group === 'all') groups.set(protocol, 'all')
+    else groups.set(protocol, [...(group ?? []), endPort === undefined ? port : `${port}:${endPort}`])
+  }
+  return [...groups].flatMap(([protocol, all]) => {
+    if (all === 'all') return [{ protocol, ports: [] }]
+    const slices = Math.ceil(all.length / mostPorts)
+    return Array.from({ length: slices }, (_, i) => ({
+      protocol,
+      ports: all.slice(i * mostPorts, (i + 1) * mostPorts),
+    }))
+  })
+}
+
+function peerOf({ podSelector: pods, namespaceSelector: namespaces, ipBlock }: KubernetesPeer): EntityRule {
+  if (ipBlock) {
+    const except = (ipBlock.except ?? []).map(masked)
+    return { nets: [masked(ipBlock.cidr)], ...(except.length > 0 ? { notNets: except } : {}) }
+  }
+  return {
+    ...(pods ? { selector: podSelector(pods) } : {}),
+    ...(namespaces ? { namespaceSelector: labelTerms(namespaces).join(' && ') || 'all()' } : {}),
+  }
+}
+
+function podSelector(selector: LabelSelector): string {
+  return [onlyPods, ...labelTerms(selector)].join(' && ')
+}
+
+function labelTerms({ matchLabels, matchExpressions }: LabelSelector): string[] {
+  const equal = Object.entries(matchLabels ?? {})
+    .map(([label, value]) => `${label} == '${value}'`)
+    .sort()
+  const others = (matchExpressions ?? []).map(({ key, operator, values = [] }) => {
+    const set = `{ ${values.map(value => `'${value}'`).join(', ')} }`
+    switch (operator) {
+      case 'In':
+        return `${key} in ${set}`
+      case 'NotIn':
+        return `${key} not in ${set}`
+      case 'Exists':
+        return `has(${key})`
+      case 'DoesNotExist':
+        return `! has(${key})`
+    }
+  })
+  return [...equal, ...others]
+}
+
+/** Kubernetes takes `10.0.0.1/24` and means the network. */
+function masked(cidr: string): string {
+  return Prefix.parse(cidr)?.key ?? cidr
+}
+
+function labelProfile(name: string, prefix: string, of: string, labels: Readonly<Record<string, string>>): Profile {
+  const open =
+    prefix === 'pcns.' ? { ingress: [{ action: 'Allow' as const }], egress: [{ action: 'Allow' as const }] } : {}
+  const all = { ...labels, 'projectcalico.org/name': of }
+  return {
+    kind: 'Profile',
+    apiVersion,
+    metadata: { name },
+    spec: {
+      ...open,
+      labelsToApply: Object.fromEntries(Object.entries(all).map(([label, value]) => [prefix + label, value])),
+    },
+  }
+}
+
+/** Of the metadata what both sides know: a document fetched from a cluster carries much more. */
+function kept({ metadata }: KubernetesDocument): Required<KubernetesDocument>['metadata'] {
+  const { name, namespace } = metadata ?? { name: '' }
+  return { name, ...(namespace ? { namespace } : {}) }
+}
