@@ -231,8 +231,18 @@ test('manx-bgp with a collector, an anycast service and the kernel, through relo
     const service = start(leaves[1]!, process.execPath, ['-e', "require('node:net').createServer().listen(5353)"])
     const anycast = start(leaves[1]!, process.execPath, [
       example('anycast.js'),
-      ...['--as', '65010', '--router-id', '10.91.2.2', '--router', '10.91.2.1@65000', '--address', '192.0.2.53/32'],
-      ...['--check', '127.0.0.1:5353', '--drain-seconds', '1'],
+      '--as',
+      '65010',
+      '--router-id',
+      '10.91.2.2',
+      '--router',
+      '10.91.2.1@65000',
+      '--address',
+      '192.0.2.53/32',
+      '--check',
+      '127.0.0.1:5353',
+      '--drain-seconds',
+      '1',
     ])
     await until('the service is announced and in the kernel', () =>
       kernelRoutes(hub).includes('192.0.2.53 via 10.91.2.2 dev leaf2 metric 32'),
@@ -278,7 +288,12 @@ test('manx-bgp with a collector, an anycast service and the kernel, through relo
 test('the reflector reflects', async () => {
   const reflector = start(hub, process.execPath, [
     example('route-reflector.js'),
-    ...['--as', '65000', '--router-id', '10.91.1.1', '--clients', '10.91.0.0/16'],
+    '--as',
+    '65000',
+    '--router-id',
+    '10.91.1.1',
+    '--clients',
+    '10.91.0.0/16',
   ])
   const clients = leaves.map((leaf, i) => {
     const file = join(folder, `client${i + 1}.yaml`)
