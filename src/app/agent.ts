@@ -311,6 +311,7 @@ export class Agent {
         this.#ports.log.warn(`CNI journal: ${reasonOf(error)}`)
       }
     })
+    this.#publish()
     if (!this.#stopping) this.#journal = this.#ports.clock.after(journalEveryMs, () => this.#applyJournal())
   }
 
@@ -366,6 +367,15 @@ export class Agent {
       else this.#oneFamily.add(peer.key)
     }
     if (this.#oneFamily.size !== before) this.#plan()
+    this.#publish()
+  }
+
+  /** What `manxctl status` reads of this node from the store. */
+  #publish(): void {
+    const peers = (this.#speaker?.snapshot().peers ?? []).filter(peer => !peer.lingering)
+    const established = peers.filter(peer => peer.state === 'Established').length
+    const ready = this.readiness().every(item => item.ready)
+    this.#status?.set({ sessions: { established, total: peers.length }, ready })
   }
 
   /** Port taken: sessions are dialled from here all the same, so this is no reason to stop (catalogue B14). */

@@ -204,7 +204,7 @@ export function problemOf(error: unknown): { readonly problem: Problem; readonly
         ...(at !== undefined && { at }),
         ...(hint !== undefined && { hint }),
       },
-      exitCode: row?.exitCode ?? (catalogued && /^[DN]/.test(detail.code) ? exitCodes.usage : exitCodes.failed),
+      exitCode: row?.exitCode ?? (catalogued && /^[DNU]/.test(detail.code) ? exitCodes.usage : exitCodes.failed),
     }
   }
   const coded = (error as { code?: unknown } | undefined)?.code

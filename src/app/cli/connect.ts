@@ -109,8 +109,10 @@ function labSettings(config: Config, world: World): Config | undefined {
   const lab = clientConfig(undefined, { ...world.environment, ...record.storeEnv })
   const values: Partial<Record<SettingKey, string>> = {}
   for (const key of storeSettings) {
+    const own = config.source(key)
     const value = lab.text(key)
-    if (value !== undefined && value !== config.text(key)) values[key] = value
+    if ((own === undefined || own === 'default') && value !== undefined && value !== config.text(key))
+      values[key] = value
   }
   return config.with(values, `lab ${labs[0]}`)
 }

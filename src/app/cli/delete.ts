@@ -25,7 +25,7 @@ import { kindOf } from './get.ts'
 import { counted, grouped } from './layout.ts'
 import { doesNotExist } from './preflight.ts'
 import { withConnection, type Connection, type Invocation } from './world.ts'
-import { calicoFailure, goodDocuments, say, success } from './write.ts'
+import { calicoFailure, goodDocuments, progressOf, say, success } from './write.ts'
 
 interface Target extends ResourceRef {
   /** Read before anything is deleted. */
@@ -113,6 +113,7 @@ async function deleteAll(
   let exitCode: number = exitCodes.failed
   let deleted = 0
   for (const target of targets) {
+    call.world.progress(progressOf(deleted, targets.length, 'delete'))
     try {
       await deleteOne(connection, target)
       deleted++
@@ -134,11 +135,9 @@ async function deleteAll(
     )
     return exitCodes.done
   }
-  const total = targets.length + before.length
-  const outcome = `${deleted} of ${counted(total, 'resource')} ${deleted === 1 ? 'was' : 'were'} deleted`
   throw new Failure(problems, exitCode as Failure['exitCode'], {
     changed: deleted,
-    outcome: deleted === 0 ? 'nothing was changed' : outcome,
+    outcome: progressOf(deleted, targets.length + before.length, 'delete'),
     calico: calicoFailure('delete', targets[0]?.kind, problems).replace(/^failed/, 'Failed'),
   })
 }

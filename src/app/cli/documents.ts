@@ -106,7 +106,7 @@ interface Source {
 function readFile(file: string, text: string, flags: Flags): Reading {
   const lines = new LineCounter()
   const parsed = parseAllDocuments(text, { lineCounter: lines, prettyErrors: false, merge: true })
-  const yamls = 'empty' in parsed ? [] : parsed.filter(yaml => yaml.contents !== null || yaml.errors.length > 0)
+  const yamls = 'empty' in parsed ? [] : parsed.filter(yaml => !isEmpty(yaml) || yaml.errors.length > 0)
   const rows = text.split('\n').map(row => row.replace(/\r$/, ''))
   const documents: Document[] = []
   const problems: Problem[] = []
@@ -130,6 +130,11 @@ function readFile(file: string, text: string, flags: Flags): Reading {
     }
   }
   return { documents, problems, bad }
+}
+
+/** Between two `---` there may be nothing, or only a comment. */
+function isEmpty({ contents }: YamlDocument): boolean {
+  return contents === null || (isScalar(contents) && contents.value === null)
 }
 
 /** Paths of the resources in a document: itself, the entries of a list, the items of a `...List`. */

@@ -72,7 +72,7 @@ function strictly(code: number, world: World): number {
 
 // ---------------------------------------------------------------------------------------------------------- process
 
-function systemWorld(): World {
+function systemWorld(progress: (text: string) => void = () => {}): World {
   return {
     clock: new SystemClock(),
     random: new SystemRandom(),
@@ -85,6 +85,7 @@ function systemWorld(): World {
     columns: process.stdout.isTTY ? process.stdout.columns : undefined,
     ask,
     connect: async (flags, world, options) => (await import('./connect.ts')).connect(flags, world, options),
+    progress,
     askAgent: async (flags, world, path) => (await import('./agent.ts')).askAgentOf(flags, world, path),
   }
 }
@@ -115,7 +116,20 @@ function endWithReader(stream: NodeJS.WriteStream): void {
 if (import.meta.main) {
   endWithReader(process.stdout)
   endWithReader(process.stderr)
-  if (process.argv[2] !== 'lab') process.once('SIGINT', () => process.exit(130))
-  process.exitCode = await run(process.argv.slice(2), systemWorld())
-  if (process.argv[2] !== 'lab') process.exit()
+  if (process.argv[2] === 'lab') process.exitCode = await run(process.argv.slice(2), systemWorld())
+  else await runToTheEnd()
+}
+
+/** Ends when the verb does, whatever it left open, but not before the reader has what was written or is known to be gone. */
+async function runToTheEnd(): Promise<void> {
+  let state = 'nothing was changed'
+  process.once('SIGINT', () => {
+    process.stderr.write(`\nerror: interrupted: ${state}\n`)
+    process.exit(130)
+  })
+  const world = systemWorld(text => (state = text))
+  const code = await run(process.argv.slice(2), world)
+  await new Promise(resolve => process.stdout.write('', resolve))
+  await new Promise(resolve => world.clock.after(0, () => resolve(undefined)))
+  process.exit(code)
 }

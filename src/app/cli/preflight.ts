@@ -224,12 +224,18 @@ async function referenceProblems({ call, connection, documents }: Facts, documen
 export function changesOf(stored: Resource | undefined, wanted: Resource): string[] {
   if (!stored) return ['new']
   const [before, after] = [withDefaults(stored), withDefaults(wanted)].map(({ spec, metadata }) => ({
-    metadata: { labels: metadata.labels ?? {}, annotations: metadata.annotations ?? {} },
+    metadata: { labels: withoutTier(metadata.labels), annotations: metadata.annotations ?? {} },
     spec,
   }))
   // Status is compared only where the document speaks of it.
   const status = wanted.status === undefined ? [] : differences(stored.status, wanted.status, 'status')
   return [...differences(before, after, ''), ...status]
+}
+
+/** The label that storing a policy adds by itself (contract §1.6). */
+function withoutTier(labels: Resource['metadata']['labels']): object {
+  const { 'projectcalico.org/tier': _tier, ...others } = labels ?? {}
+  return others
 }
 
 function differences(before: unknown, after: unknown, path: string): string[] {

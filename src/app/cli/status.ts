@@ -219,7 +219,9 @@ function areas(
   }
   const versions = [...new Set(records.map(record => record.version))].toSorted()
   const oldest = Math.max(0, ...records.map(record => wallMs - (parseStamp(record.writtenAt) ?? wallMs)))
-  const reports = `${records.length} of ${counted(nodes.length, 'agent')} report`
+  const strangers = records.filter(record => !nodes.includes(record.node)).map(record => record.node)
+  const more = strangers.length > 0 ? `, and ${namesOf(strangers)} without a Node` : ''
+  const reports = `${records.length - strangers.length} of ${counted(nodes.length, 'agent')} report${more}`
   const { up, all } = sessionsOf(records)
   const owners = new Map<string, number>()
   for (const { owner } of usage.blocks)

@@ -70,6 +70,8 @@ export interface World {
   /** Time zone for people; default the host's. */
   readonly timeZone?: string
   connect(flags: Flags, world: World, options?: ConnectOptions): Promise<Connection>
+  /** What is done so far, for whoever interrupts: `2 of 5 resources were applied`. */
+  progress(text: string): void
   /** The agent's answer to GET `path`; rejects with `no-agent`, `not-permitted`, `timeout`. */
   askAgent(flags: Flags, world: World, path: string): Promise<unknown>
 }

@@ -124,6 +124,7 @@ async function writeAll(
   const written: Planned[] = []
   const failed: { problem: Problem; exitCode: ExitCode }[] = []
   for (const one of planned) {
+    call.world.progress(progressOf(written.length, planned.length, intent))
     if (one.keep) continue
     // Applying what is stored already wakes no agent: the document may only be written in another order.
     if (one.stored && one.changes.length === 0) {
@@ -165,19 +166,24 @@ function partly(
 ): Failure {
   const names = written.map(({ document: { resource } }) => `${resource.kind}(${resource.metadata.name})`)
   const first = names.slice(0, 10).join(', ')
-  const were = written.length === 1 ? 'was' : 'were'
   const hit = `hit error: [${problems.map(problem => problem.message).join(' ')}]`
   return new Failure(problems, exitCode, {
     changed: written.length,
     outcome:
       written.length === 0
         ? 'nothing was changed'
-        : `${written.length} of ${counted(total, 'resource')} ${were} ${done[intent]}: ${first}${names.length > 10 ? ', ...' : ''}`,
+        : `${progressOf(written.length, total, intent)}: ${first}${names.length > 10 ? ', ...' : ''}`,
     calico:
       written.length === 0
         ? calicoFailure(intent, onlyKind(planned), problems)
         : `Partial success: ${done[intent]} the first ${written.length} out of ${total} resources:\n${hit}`,
   })
+}
+
+/** `2 of 5 resources were applied`. */
+export function progressOf(changed: number, total: number, word: Word): string {
+  if (changed === 0) return 'nothing was changed'
+  return `${changed} of ${counted(total, 'resource')} ${changed === 1 ? 'was' : 'were'} ${done[word]}`
 }
 
 function onlyKind(planned: readonly Planned[]): string | undefined {

@@ -35,6 +35,7 @@ export class Desk {
   stdin = ''
   answer = false
   readonly questions: string[] = []
+  readonly progress: string[] = []
 
   ipam(node: string): Ipam {
     return new Ipam(
@@ -73,6 +74,7 @@ export class Desk {
         return Promise.resolve(this.answer)
       },
       timeZone: 'UTC',
+      progress: text => void this.progress.push(text),
       connect: () => {
         const store = this.store.client('cli')
         return Promise.resolve({
