@@ -313,6 +313,56 @@ export interface Link {
   readonly mac?: string
   readonly mtu: number
   readonly addresses: readonly LinkAddress[]
+  /** Of a VXLAN device: what cannot be changed while it exists. */
+  readonly vxlan?: VxlanSettings
+}
+
+export interface VxlanSettings {
+  readonly vni: number
+  /** UDP port. */
+  readonly port: number
+  /** Our outer address; its family is that of the outer packets. */
+  readonly local?: Ip
+  /** Index of the interface that outer packets leave by. */
+  readonly lower?: number
+  /** Whether the device finds out by itself who is where; ours are told. */
+  readonly learns: boolean
+}
+
+/** A tunnel device: VXLAN that learns nothing by itself, or IP-in-IP to any remote. */
+export type TunnelDevice =
+  | {
+      readonly kind: 'vxlan'
+      readonly name: string
+      readonly vni: number
+      readonly port: number
+      readonly local: Ip
+      readonly lower: number
+      readonly mac: string
+      readonly mtu: number
+    }
+  | { readonly kind: 'ipip'; readonly name: string; readonly mtu: number }
+
+export interface AddressChange {
+  readonly kind: 'set' | 'remove'
+  /** Interface index. */
+  readonly link: number
+  readonly address: LinkAddress
+}
+
+/** `neighbour`: `ip` has `mac` on the link. `forwarding`: a VXLAN device sends frames to `mac` to the outer address `ip`. */
+export interface NeighbourEntry {
+  readonly kind: 'neighbour' | 'forwarding'
+  /** Interface index. */
+  readonly link: number
+  readonly ip: Ip
+  readonly mac: string
+}
+
+/** `set` adds or replaces: a neighbour by (link, ip), a forwarding entry by (link, mac). */
+export interface NeighbourChange {
+  readonly kind: 'set' | 'remove'
+  readonly entry: NeighbourEntry
 }
 
 /** What a pod needs: a veth pair whose inner end is configured (169.254.1.1 and fe80 gateway), the outer end up. */
@@ -412,6 +462,19 @@ export interface Kernel {
   routes(family: Family): Promise<KernelRoute[]>
   /** One outcome each, in order; a failing one does not stop the others. */
   changeRoutes(changes: readonly RouteChange[]): Promise<Outcome[]>
+  /**
+   * Makes the tunnel device, or finds it and completes it: MAC, MTU, up. A VXLAN device of that name whose VNI, port,
+   * local address or lower interface differ is made anew; a device of another sort is `refused`. Safe to repeat.
+   */
+  ensureTunnel(device: TunnelDevice): Promise<void>
+  /** Removes the device; nothing there is no error. */
+  removeTunnel(name: string): Promise<void>
+  /** One outcome each, in order. Adding what is there, or removing what is not, is `ok`. */
+  changeAddresses(changes: readonly AddressChange[]): Promise<Outcome[]>
+  /** Permanent entries of one link, neighbours and forwarding entries. What the kernel learned by itself is left out. */
+  neighbours(link: number): Promise<NeighbourEntry[]>
+  /** One outcome each, in order; a failing one does not stop the others. Removing what is not there is `ok`. */
+  changeNeighbours(changes: readonly NeighbourChange[]): Promise<Outcome[]>
   /** The value of /proc/sys/`path`, trimmed; undefined when there is no such setting. */
   sysctl(path: string): Promise<string | undefined>
   setSysctl(path: string, value: string): Promise<void>

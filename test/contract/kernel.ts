@@ -9,7 +9,17 @@ import { deepEqual, equal, ok, rejects } from 'node:assert/strict'
 import { afterAll, beforeAll, test } from 'vitest'
 import { CodedError } from '../../src/lib/errors.ts'
 import { Ip, Prefix, type Family } from '../../src/lib/ip.ts'
-import type { Kernel, KernelChange, KernelRoute, Link, NextHop, Outcome, PodLink } from '../../src/lib/ports.ts'
+import type {
+  Kernel,
+  KernelChange,
+  KernelRoute,
+  Link,
+  NeighbourEntry,
+  NextHop,
+  Outcome,
+  PodLink,
+  TunnelDevice,
+} from '../../src/lib/ports.ts'
 
 export interface KernelWorld {
   readonly kernel: Kernel
@@ -97,6 +107,7 @@ export function kernelContract(open: () => Promise<KernelWorld>): void {
   linkCases(() => world, link)
   routeCases(() => world, { link, set, remove, under })
   podCases(() => world, link)
+  tunnelCases(() => world, { link, set, remove, under })
   sysctlCases(() => world)
   tableCases(() => world)
   setCases(() => world)
@@ -391,6 +402,114 @@ function podCases(world: () => KernelWorld, link: FindLink): void {
     equal((await world().kernel.links()).filter(one => one.name.startsWith('calimany')).length, 30)
     await Promise.all(spaces.map((_, i) => world().kernel.detachPod({ outside: `calimany${i}` })))
     equal((await world().kernel.links()).filter(one => one.name.startsWith('calimany')).length, 0)
+  })
+}
+
+function tunnelCases(world: () => KernelWorld, { link, set, remove, under }: RouteTools): void {
+  const entryText = ({ kind, ip, mac }: NeighbourEntry): string => `${kind} ${ip.key} ${mac}`
+
+  for (const c of [
+    {
+      family: 4,
+      outer: '10.89.0.1/24',
+      own: '10.66.0.1',
+      peer: { outer: '10.89.0.2', inner: '10.66.1.0' },
+      to: '10.66.1.0/26',
+      mtu: 1450,
+    },
+    {
+      family: 6,
+      outer: 'fd00:89::1/64',
+      own: 'fd00:66::1',
+      peer: { outer: 'fd00:89::2', inner: 'fd00:66:1::' },
+      to: 'fd00:66:1::/122',
+      mtu: 1430,
+    },
+  ] as const) {
+    test(`tunnels: a VXLAN device, addressed, told who is where, routed over and gone (IPv${c.family})`, async () => {
+      const { kernel } = world()
+      const name = `kc-x${c.family}`
+      await world().device(`kc-xl${c.family}`, [c.outer])
+      const lower = (await link(`kc-xl${c.family}`)).index
+      const local = Ip.of(c.outer.split('/')[0]!)
+      const device: Extract<TunnelDevice, { kind: 'vxlan' }> = {
+        kind: 'vxlan',
+        name,
+        vni: 4000 + c.family,
+        port: 4789,
+        local,
+        lower,
+        mac: '66:01:02:03:04:05',
+        mtu: c.mtu,
+      }
+      await kernel.ensureTunnel(device)
+      const made = await link(name)
+      deepEqual([made.kind, made.mac, made.mtu, made.up], ['vxlan', device.mac, c.mtu, true])
+      const { local: seen, ...vxlan } = made.vxlan!
+      deepEqual([seen?.key, vxlan], [local.key, { vni: device.vni, port: 4789, lower, learns: false }])
+
+      // Again: the same device. What can be changed is changed, what cannot makes it anew.
+      await kernel.ensureTunnel(device)
+      equal((await link(name)).index, made.index)
+      await kernel.ensureTunnel({ ...device, mac: '66:01:02:03:04:06', mtu: c.mtu - 100 })
+      const changed = await link(name)
+      deepEqual([changed.index, changed.mac, changed.mtu], [made.index, '66:01:02:03:04:06', c.mtu - 100])
+      await kernel.ensureTunnel({ ...device, vni: device.vni + 10 })
+      const anew = await link(name)
+      ok(anew.index !== made.index)
+      equal(anew.vxlan?.vni, device.vni + 10)
+
+      const address = { ip: Ip.of(c.own), length: c.family === 4 ? 32 : 128 }
+      for (const _ of [1, 2]) allOk(await kernel.changeAddresses([{ kind: 'set', link: anew.index, address }]))
+      const addresses = async (): Promise<string[]> =>
+        (await link(name)).addresses
+          .filter(({ ip }) => !ip.isLinkLocal())
+          .map(({ ip, length }) => `${ip.key}/${length}`)
+      deepEqual(await addresses(), [`${c.own}/${address.length}`])
+
+      const entry = (kind: NeighbourEntry['kind'], ip: string, mac: string): NeighbourEntry => ({
+        kind,
+        link: anew.index,
+        ip: Ip.of(ip),
+        mac,
+      })
+      const entries = [
+        entry('neighbour', c.peer.inner, '66:aa:00:00:00:01'),
+        entry('forwarding', c.peer.outer, '66:aa:00:00:00:01'),
+      ]
+      for (const _ of [1, 2]) allOk(await kernel.changeNeighbours(entries.map(one => ({ kind: 'set', entry: one }))))
+      deepEqual((await kernel.neighbours(anew.index)).map(entryText).sort(), entries.map(entryText).sort())
+      // Another MAC for the neighbour, another host for the MAC: replaced, not added to.
+      const moved = [
+        entry('neighbour', c.peer.inner, '66:aa:00:00:00:02'),
+        entry('forwarding', Ip.of(c.peer.outer).plus(1)!.key, '66:aa:00:00:00:01'),
+      ]
+      allOk(await kernel.changeNeighbours(moved.map(one => ({ kind: 'set', entry: one }))))
+      deepEqual((await kernel.neighbours(anew.index)).map(entryText).sort(), moved.map(entryText).sort())
+
+      const over = route(c.to, { hops: [{ via: Ip.of(c.peer.inner), link: anew.index, onlink: true }] })
+      allOk(await set(over))
+      deepEqual(shown(await under(c.to)), shown([over]))
+      allOk(await remove(over))
+
+      for (const _ of [1, 2]) allOk(await kernel.changeNeighbours(moved.map(one => ({ kind: 'remove', entry: one }))))
+      deepEqual(await kernel.neighbours(anew.index), [])
+      for (const _ of [1, 2]) allOk(await kernel.changeAddresses([{ kind: 'remove', link: anew.index, address }]))
+      deepEqual(await addresses(), [])
+      for (const _ of [1, 2]) await kernel.removeTunnel(name)
+      equal(
+        (await kernel.links()).some(one => one.name === name),
+        false,
+      )
+    })
+  }
+
+  test('tunnels: a device of another sort under that name is left alone', async () => {
+    await world().device('kc-x0', [])
+    const { index } = await link('kc-x0')
+    const device: TunnelDevice = { kind: 'ipip', name: 'kc-x0', mtu: 1480 }
+    await rejects(world().kernel.ensureTunnel(device), coded('refused', /is there already, of sort veth/))
+    equal((await link('kc-x0')).index, index)
   })
 }
 

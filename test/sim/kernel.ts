@@ -1,7 +1,7 @@
 /**
  * A kernel that remembers: the in-memory twin of `platform/linux`.
  *
- * Keeps links, pods, routes, sysctls, iptables tables and sets as the real one would hand them back, reports changes to
+ * Keeps links, pods, tunnels, neighbours, routes, sysctls, iptables tables and sets as the real one would hand them back, reports changes to
  * watchers (own writes too, as netlink does), refuses what Linux refuses (a next hop that is not reachable, a set in
  * use), and lets a test do what tests need: refuse the next N calls that match, be edited behind the owner's back,
  * count calls. `session()` gives each simulated process its own handle; `kill()` on it is a SIGKILL: pending answers
@@ -14,6 +14,7 @@
 import { CodedError } from '../../src/lib/errors.ts'
 import { familyBits, Ip, Prefix, type Family } from '../../src/lib/ip.ts'
 import type {
+  AddressChange,
   AttachedPod,
   Clock,
   Kernel,
@@ -22,20 +23,29 @@ import type {
   KernelRoute,
   Link,
   LinkAddress,
+  NeighbourChange,
+  NeighbourEntry,
   Outcome,
   PodLink,
   RouteChange,
   SetState,
   Stop,
+  TunnelDevice,
+  VxlanSettings,
 } from '../../src/lib/ports.ts'
 import { SimSets, SimTables, TableRefusal } from './kernel-tables.ts'
 
-/** One call as a fault's predicate sees it. Routes come one by one. */
+/** One call as a fault's predicate sees it. Routes, addresses and neighbours come one by one. */
 export type KernelCall =
   | { readonly op: 'links' | 'routes' | 'readSets'; readonly family?: Family }
   | { readonly op: 'attachPod'; readonly link: PodLink }
   | { readonly op: 'detachPod'; readonly outside: string }
   | { readonly op: 'route'; readonly change: RouteChange }
+  | { readonly op: 'ensureTunnel'; readonly device: TunnelDevice }
+  | { readonly op: 'removeTunnel'; readonly name: string }
+  | { readonly op: 'address'; readonly change: AddressChange }
+  | { readonly op: 'neighbours'; readonly link: number }
+  | { readonly op: 'neighbour'; readonly change: NeighbourChange }
   | { readonly op: 'sysctl' | 'setSysctl'; readonly path: string; readonly value?: string }
   | { readonly op: 'saveTable'; readonly family: Family; readonly table: string }
   | { readonly op: 'restoreTable' | 'changeSets'; readonly family: Family; readonly script: string }
@@ -64,6 +74,8 @@ export interface SimKernelOptions {
   readonly latencyMs?: number
   /** Devices besides `lo`, such as the host's uplink. */
   readonly links?: readonly { name: string; addresses?: readonly string[]; mtu?: number; kind?: string }[]
+  /** Sorts of tunnel device that it can make; default both, while most real kernels here lack IP-in-IP. */
+  readonly tunnels?: readonly TunnelDevice['kind'][]
 }
 
 const hostMac = 'ee:ee:ee:ee:ee:ee'
@@ -78,6 +90,8 @@ export class SimKernel implements Kernel {
 
   readonly #clock: Clock | undefined
   readonly #latencyMs: number
+  readonly #tunnelKinds: readonly TunnelDevice['kind'][]
+  readonly #neighbours = new Map<string, NeighbourEntry>()
   readonly #links = new Map<string, Link>()
   readonly #routes = new Map<string, KernelRoute>()
   readonly #sysctls = new Map<string, string>()
@@ -90,6 +104,7 @@ export class SimKernel implements Kernel {
   constructor(options: SimKernelOptions = {}) {
     this.#clock = options.clock
     this.#latencyMs = options.latencyMs ?? 0
+    this.#tunnelKinds = options.tunnels ?? ['vxlan', 'ipip']
     const exists = (name: string): boolean => this.#sets.sets.has(name)
     this.#tables = { 4: new SimTables(4, exists), 6: new SimTables(6, exists) }
     for (const [path, value] of hostSysctls) this.#sysctls.set(path, value)
@@ -119,7 +134,14 @@ export class SimKernel implements Kernel {
   /** A device appears, or an existing one takes these settings: somebody else's doing. */
   addLink(
     name: string,
-    of: { addresses?: readonly string[]; mtu?: number; kind?: string; up?: boolean; mac?: string } = {},
+    of: {
+      addresses?: readonly string[]
+      mtu?: number
+      kind?: string
+      up?: boolean
+      mac?: string
+      vxlan?: VxlanSettings
+    } = {},
   ): Link {
     const index = this.#links.get(name)?.index ?? this.#nextIndex++
     const addresses = (of.addresses ?? []).map(addressOf)
@@ -131,6 +153,7 @@ export class SimKernel implements Kernel {
       mac: of.mac ?? (name === 'lo' ? '00:00:00:00:00:00' : `02:00:00:00:00:${index.toString(16).padStart(2, '0')}`),
       mtu: of.mtu ?? 1500,
       addresses,
+      ...(of.vxlan === undefined ? {} : { vxlan: of.vxlan }),
     }
     this.#links.set(name, link)
     for (const key of deviceSysctls.keys()) if (!this.#sysctls.has(key.replace('*', name))) this.#addSysctls(name)
@@ -149,6 +172,7 @@ export class SimKernel implements Kernel {
     this.#links.delete(name)
     for (const [netns, pod] of this.pods) if (pod.outside === name) this.pods.delete(netns)
     this.#flushRoutes(link.index)
+    for (const [key, entry] of this.#neighbours) if (entry.link === link.index) this.#neighbours.delete(key)
     for (const path of deviceSysctls.keys()) this.#sysctls.delete(path.replace('*', name))
     this.#emit({ kind: 'link', name, index: link.index, gone: true })
   }
@@ -187,6 +211,12 @@ export class SimKernel implements Kernel {
     const route = stored(change.route)
     if (change.kind === 'set') this.#putRoute(route)
     else this.#dropRoute(routeKey(route), route)
+  }
+
+  /** Somebody else's permanent neighbour or forwarding entry. */
+  editNeighbour({ kind, entry }: NeighbourChange): void {
+    if (kind === 'set') this.#neighbours.set(neighbourKey(entry), entry)
+    else this.#neighbours.delete(neighbourKey(entry))
   }
 
   /** Somebody else's `iptables-restore --noflush`. */
@@ -296,6 +326,80 @@ export class SimKernel implements Kernel {
       const fault = this.#fault({ op: 'route', change })
       if (fault) return { ok: false, code: fault.errno ?? 'EPERM', message: fault.message ?? 'refused by the test' }
       return this.#changeRoute(change)
+    })
+  }
+
+  async ensureTunnel(device: TunnelDevice): Promise<void> {
+    await this.#enter({ op: 'ensureTunnel', device })
+    const { name, mtu } = device
+    const refused = (code: KernelFailure['code'], why: string): CodedError<KernelFailure> =>
+      new CodedError<KernelFailure>({ code }, `cannot set up tunnel device \`${name}\`: ${why}`)
+    let present = this.#links.get(name)
+    if (present && present.kind !== device.kind)
+      throw refused('refused', `a device of that name is there already, of sort ${present.kind ?? 'unknown'}`)
+    if (!present && !this.#tunnelKinds.includes(device.kind))
+      throw refused('unsupported', 'the kernel does not support it: EOPNOTSUPP')
+    if (device.kind === 'ipip') {
+      if (!present || present.mtu !== mtu || !present.up) this.addLink(name, { ...textOf(present), kind: 'ipip', mtu })
+      return
+    }
+    const { vni, port, local, lower, mac } = device
+    const below = [...this.#links.values()].find(({ index }) => index === lower)
+    if (!below) throw refused('refused', 'Device does not exist (ENODEV)')
+    const vxlan: VxlanSettings = { vni, port, local, lower, learns: false }
+    if (present && vxlanText(present.vxlan) !== vxlanText(vxlan)) {
+      this.removeLink(name)
+      present = undefined
+    }
+    const most = below.mtu - (local.family === 4 ? 50 : 70)
+    const settings = { kind: 'vxlan', mac, mtu: Math.min(mtu, most), vxlan }
+    if (!present || present.mac !== mac || present.mtu !== settings.mtu || !present.up)
+      this.addLink(name, { ...textOf(present), ...settings })
+  }
+
+  async removeTunnel(name: string): Promise<void> {
+    await this.#enter({ op: 'removeTunnel', name })
+    this.removeLink(name)
+  }
+
+  async changeAddresses(changes: readonly AddressChange[]): Promise<Outcome[]> {
+    await this.#pause()
+    return changes.map(change => {
+      this.#count('address')
+      const fault = this.#fault({ op: 'address', change })
+      if (fault) return { ok: false, code: fault.errno ?? 'EPERM', message: fault.message ?? 'refused by the test' }
+      const { kind, address } = change
+      const link = [...this.#links.values()].find(({ index }) => index === change.link)
+      const held = link?.addresses.some(({ ip, length }) => ip.equals(address.ip) && length === address.length)
+      if (!link) return kind === 'remove' ? { ok: true } : { ok: false, code: 'ENODEV', message: 'no such device' }
+      if (kind === 'set' && !held) this.addAddress(link.name, `${address.ip.key}/${address.length}`)
+      if (kind === 'remove' && held) this.removeAddress(link.name, address.ip.key)
+      return { ok: true }
+    })
+  }
+
+  async neighbours(link: number): Promise<NeighbourEntry[]> {
+    await this.#enter({ op: 'neighbours', link })
+    return this.neighboursNow(link)
+  }
+
+  neighboursNow(link: number): NeighbourEntry[] {
+    return [...this.#neighbours.values()].filter(entry => entry.link === link)
+  }
+
+  async changeNeighbours(changes: readonly NeighbourChange[]): Promise<Outcome[]> {
+    await this.#pause()
+    return changes.map(change => {
+      this.#count('neighbour')
+      const fault = this.#fault({ op: 'neighbour', change })
+      if (fault) return { ok: false, code: fault.errno ?? 'EPERM', message: fault.message ?? 'refused by the test' }
+      const { kind, entry } = change
+      const link = [...this.#links.values()].find(({ index }) => index === entry.link)
+      if (!link && kind === 'set') return { ok: false, code: 'ENODEV', message: 'no such device' }
+      if (kind === 'set' && entry.kind === 'forwarding' && !link?.vxlan)
+        return { ok: false, code: 'EOPNOTSUPP', message: 'only bridges and VXLAN devices forward' }
+      this.editNeighbour(change)
+      return { ok: true }
     })
   }
 
@@ -470,7 +574,15 @@ export class SimKernel implements Kernel {
   }
 }
 
-const writing = new Set(['attachPod', 'detachPod', 'setSysctl', 'restoreTable', 'changeSets'])
+const writing = new Set([
+  'attachPod',
+  'detachPod',
+  'ensureTunnel',
+  'removeTunnel',
+  'setSysctl',
+  'restoreTable',
+  'changeSets',
+])
 
 /** A handle that a SIGKILL silences. What it had begun still happens. */
 function openSession(kernel: SimKernel): { kernel: Kernel; kill(): void } {
@@ -492,6 +604,11 @@ function openSession(kernel: SimKernel): { kernel: Kernel; kill(): void } {
       detachPod: link => call(() => kernel.detachPod(link)),
       routes: family => call(() => kernel.routes(family)),
       changeRoutes: changes => call(() => kernel.changeRoutes(changes)),
+      ensureTunnel: device => call(() => kernel.ensureTunnel(device)),
+      removeTunnel: name => call(() => kernel.removeTunnel(name)),
+      changeAddresses: changes => call(() => kernel.changeAddresses(changes)),
+      neighbours: link => call(() => kernel.neighbours(link)),
+      changeNeighbours: changes => call(() => kernel.changeNeighbours(changes)),
       sysctl: path => call(() => kernel.sysctl(path)),
       setSysctl: (path, value) => call(() => kernel.setSysctl(path, value)),
       saveTable: (family, table) => call(() => kernel.saveTable(family, table)),
@@ -525,6 +642,19 @@ function addressOf(text: string): LinkAddress {
   const slash = text.indexOf('/')
   const ip = Ip.of(slash < 0 ? text : text.slice(0, slash))
   return { ip, length: slash < 0 ? familyBits(ip.family) : Number(text.slice(slash + 1)) }
+}
+
+function textOf(link: Link | undefined): { addresses: string[] } {
+  return { addresses: (link?.addresses ?? []).map(({ ip, length }) => `${ip.key}/${length}`) }
+}
+
+function vxlanText(vxlan: VxlanSettings | undefined): string {
+  return vxlan ? [vxlan.vni, vxlan.port, vxlan.local?.key, vxlan.lower, vxlan.learns].join() : ''
+}
+
+/** A neighbour is one per address, a forwarding entry one per MAC. */
+function neighbourKey({ kind, link, ip, mac }: NeighbourEntry): string {
+  return `${kind} ${link} ${kind === 'neighbour' ? ip.key : mac}`
 }
 
 /** Linux knows one route per table, prefix and metric (in IPv6 this is what `set` promises). */

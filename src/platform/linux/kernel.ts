@@ -9,20 +9,25 @@
 import { stat } from 'node:fs/promises'
 import type { Family } from '../../lib/ip.ts'
 import type {
+  AddressChange,
   AttachedPod,
   Kernel,
   KernelChange,
   KernelRoute,
   Link,
+  NeighbourChange,
+  NeighbourEntry,
   Outcome,
   PodLink,
   RouteChange,
   SetState,
   Stop,
+  TunnelDevice,
 } from '../../lib/ports.ts'
 import { SystemError } from '../ffi.ts'
-import { decodeAddress, decodeLink, readLinks } from './links.ts'
+import { changeAddresses, decodeAddress, decodeLink, ensureTunnel, readLinks, removeTunnel } from './links.ts'
 import { Rtm, type Message } from './message.ts'
+import { changeNeighbours, readNeighbours } from './neighbours.ts'
 import { kernelError, NETLINK_ROUTE, NetlinkMonitor, NetlinkSocket } from './netlink.ts'
 import { attachPod, detachPod } from './pod.ts'
 import { changeRoutes, decodeRoute, readRoutes } from './routes.ts'
@@ -93,6 +98,27 @@ export class LinuxKernel implements Kernel {
 
   changeRoutes(changes: readonly RouteChange[]): Promise<Outcome[]> {
     return changeRoutes(this.#forRoutes, changes)
+  }
+
+  ensureTunnel(device: TunnelDevice): Promise<void> {
+    return ensureTunnel(this.#forLinks, device)
+  }
+
+  removeTunnel(name: string): Promise<void> {
+    return removeTunnel(this.#forLinks, name)
+  }
+
+  changeAddresses(changes: readonly AddressChange[]): Promise<Outcome[]> {
+    return changeAddresses(this.#forLinks, changes)
+  }
+
+  async neighbours(link: number): Promise<NeighbourEntry[]> {
+    const neighbours = await readNeighbours(this.#forLinks, 'neighbour', link)
+    return [...neighbours, ...(await readNeighbours(this.#forLinks, 'forwarding', link))]
+  }
+
+  changeNeighbours(changes: readonly NeighbourChange[]): Promise<Outcome[]> {
+    return changeNeighbours(this.#forLinks, changes)
   }
 
   sysctl(path: string): Promise<string | undefined> {

@@ -1,5 +1,6 @@
 /**
- * Devices and their addresses as netlink messages: list, make a veth pair over two namespaces, change, delete.
+ * Devices and their addresses as netlink messages: list, make a veth pair over two namespaces or a tunnel device, change,
+ * delete.
  *
  * Functions take the socket of the namespace they are about. A device is named by index where it is known to exist, so
  * that a rename between two steps cannot hit another device. What a pod's link must look like is `pod.ts`.
@@ -7,8 +8,17 @@
  * rtnetlink(7), linux/if_link.h.
  */
 
+import { CodedError } from '../../lib/errors.ts'
 import type { Ip } from '../../lib/ip.ts'
-import type { Link, LinkAddress } from '../../lib/ports.ts'
+import type {
+  AddressChange,
+  KernelFailure,
+  Link,
+  LinkAddress,
+  Outcome,
+  TunnelDevice,
+  VxlanSettings,
+} from '../../lib/ports.ts'
 import {
   addressFamily,
   attributesOf,
@@ -110,6 +120,7 @@ export function decodeLink({ type, body }: Message): KernelLink | undefined {
   const info = attributes.get(IFLA_LINKINFO)
   const kind = info && textOf(attributesOf(info).get(IFLA_INFO_KIND))
   const peer = u32Of(attributes.get(IFLA_LINK))
+  const vxlan = kind === 'vxlan' ? vxlanOf(attributesOf(info!).get(IFLA_INFO_DATA)) : undefined
   const peerNamespace = u32Of(attributes.get(IFLA_LINK_NETNSID))
   return {
     index: body.readInt32LE(4),
@@ -119,8 +130,23 @@ export function decodeLink({ type, body }: Message): KernelLink | undefined {
     ...(mac && mac.length > 0 ? { mac: macText(mac) } : {}),
     mtu: u32Of(attributes.get(IFLA_MTU)) ?? 0,
     addresses: [],
+    ...(vxlan ? { vxlan } : {}),
     ...(peer ? { peer } : {}),
     ...(peerNamespace === undefined ? {} : { peerNamespace }),
+  }
+}
+
+function vxlanOf(data: Buffer | undefined): VxlanSettings | undefined {
+  if (!data) return undefined
+  const found = attributesOf(data)
+  const local = ipOf(found.get(IFLA_VXLAN_LOCAL)) ?? ipOf(found.get(IFLA_VXLAN_LOCAL6))
+  const lower = u32Of(found.get(IFLA_VXLAN_LINK))
+  return {
+    vni: u32Of(found.get(IFLA_VXLAN_ID)) ?? 0,
+    port: found.get(IFLA_VXLAN_PORT)?.readUInt16BE(0) ?? 0,
+    ...(local ? { local } : {}),
+    ...(lower ? { lower } : {}),
+    learns: found.get(IFLA_VXLAN_LEARNING)?.[0] !== 0,
   }
 }
 
@@ -174,18 +200,7 @@ export function makeVeth(pair: VethPair): Uint8Array {
     .finish()
 }
 
-export interface VxlanDevice {
-  readonly name: string
-  readonly vni: number
-  /** UDP port; 4789 by RFC 7348. */
-  readonly port: number
-  /** Address of this host that tunnels begin at; its family is that of the outer packets. */
-  readonly local: Ip
-  /** Index of the device it goes out by. */
-  readonly lower: number
-  readonly mac: string
-  readonly mtu: number
-}
+export type VxlanDevice = Omit<Extract<TunnelDevice, { kind: 'vxlan' }>, 'kind'>
 
 /**
  * Makes a VXLAN device that learns nothing by itself: who is where is told by forwarding entries (neighbours.ts). An
@@ -251,6 +266,76 @@ function addressMessage(type: number, flags: number, index: number, ip: Ip, leng
   const message = new MessageBuilder(type, flags).u8(addressFamily(ip)).u8(length).u8(0)
   message.u8(ip.isLinkLocal() ? linkScope : 0).u32(index)
   return message.attributeIp(IFA_LOCAL, ip).attributeIp(IFA_ADDRESS, ip)
+}
+
+/** One outcome each, in order. */
+export async function changeAddresses(socket: NetlinkSocket, changes: readonly AddressChange[]): Promise<Outcome[]> {
+  const messages = changes.map(({ kind, link, address: { ip, length } }) =>
+    kind === 'set' ? putAddress(link, ip, length) : dropAddress(link, ip, length),
+  )
+  const results = await socket.change(messages)
+  return results.map(({ errno, words }, i) => {
+    const { kind, address } = changes[i]!
+    const code = errno === 0 ? '' : errnoName(errno)
+    if (errno === 0 || (kind === 'remove' && missing.has(code))) return { ok: true }
+    return { ok: false, code, message: `${address.ip.key}: ${words ?? 'refused by the kernel'} (${code})` }
+  })
+}
+
+// ---------------------------------------------------------------------------------------------------------- tunnels
+
+/** Makes the device or completes it; anew where what cannot be changed is different. */
+export async function ensureTunnel(socket: NetlinkSocket, device: TunnelDevice): Promise<void> {
+  const what = `set up tunnel device \`${device.name}\``
+  let present = await findLink(socket, device.name)
+  if (present && !isOfKind(present, device))
+    throw new CodedError<KernelFailure>(
+      { code: 'refused' },
+      `cannot ${what}: a device of that name is there already, of sort ${present.kind ?? 'unknown'}`,
+    )
+  if (present && device.kind === 'vxlan' && !isSameTunnel(present.vxlan, device)) {
+    await deleteLink(socket, present)
+    present = undefined
+  }
+  if (!present) {
+    const [result] = await socket.change([device.kind === 'vxlan' ? makeVxlan(device) : makeIpip(device)])
+    // The first IP-in-IP device brings the kernel's own `tunl0` with it, which is the one that was asked for.
+    if (result && result.errno !== 0 && errnoName(result.errno) !== 'EEXIST') throw failureOf(result, what)
+    present = await findLink(socket, device.name)
+    if (!present) throw new CodedError<KernelFailure>({ code: 'refused' }, `cannot ${what}: it is gone again`)
+  }
+  const mac = device.kind === 'vxlan' && device.mac !== present.mac ? { mac: device.mac } : {}
+  const mtu = device.mtu === present.mtu ? {} : { mtu: device.mtu }
+  await socket.must(setLink(present.index, { up: true, ...mac, ...mtu }), what)
+}
+
+/** Nothing there is no error. */
+export async function removeTunnel(socket: NetlinkSocket, name: string): Promise<void> {
+  const present = await findLink(socket, name)
+  if (present) await deleteLink(socket, present)
+}
+
+function makeIpip(device: { readonly name: string; readonly mtu: number }): Uint8Array {
+  return linkHeader(Rtm.newLink, NLM_F_CREATE | NLM_F_EXCL, 0)
+    .attributeText(IFLA_IFNAME, device.name)
+    .attributeU32(IFLA_MTU, device.mtu)
+    .nested(IFLA_LINKINFO, info => info.attributeText(IFLA_INFO_KIND, 'ipip'))
+    .finish()
+}
+
+/** Some kernels tell no sort for their fallback device `tunl0`. */
+function isOfKind(link: KernelLink, device: TunnelDevice): boolean {
+  return link.kind === device.kind || (device.kind === 'ipip' && link.kind === undefined)
+}
+
+function isSameTunnel(actual: VxlanSettings | undefined, wanted: VxlanDevice): boolean {
+  return (
+    actual?.vni === wanted.vni &&
+    actual.port === wanted.port &&
+    actual.local?.key === wanted.local.key &&
+    actual.lower === wanted.lower &&
+    !actual.learns
+  )
 }
 
 export function macText(bytes: Uint8Array): string {

@@ -8,8 +8,7 @@
  * rtnetlink(7), linux/neighbour.h.
  */
 
-import type { Ip } from '../../lib/ip.ts'
-import type { Outcome } from '../../lib/ports.ts'
+import type { NeighbourChange, NeighbourEntry, Outcome } from '../../lib/ports.ts'
 import { errnoName } from '../ffi.ts'
 import { macBytes, macText } from './links.ts'
 import {
@@ -24,17 +23,7 @@ import {
 } from './message.ts'
 import { missing, type NetlinkSocket } from './netlink.ts'
 
-/** `neighbour`: `ip` has `mac` on the link. `forwarding`: frames to `mac` go to the outer address `ip`. */
-export interface NeighbourEntry {
-  readonly kind: 'neighbour' | 'forwarding'
-  readonly link: number
-  readonly ip: Ip
-  readonly mac: string
-}
-
-export type NeighbourChange =
-  | { readonly kind: 'set'; readonly entry: NeighbourEntry }
-  | { readonly kind: 'remove'; readonly entry: NeighbourEntry }
+export type { NeighbourChange, NeighbourEntry } from '../../lib/ports.ts'
 
 const AF_BRIDGE = 7
 const NDA_DST = 1
