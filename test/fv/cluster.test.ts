@@ -11,8 +11,10 @@ import type { Report } from '../../src/app/lab/tally.ts'
 import { askAgent } from '../../src/platform/agent-socket.ts'
 import { SystemClock } from '../../src/platform/clock.ts'
 
+/** Its own name for each run, so that two runs on one machine do not meet. */
+const name = `fv-${process.pid.toString(36)}`
 const topology = `
-lab: fv-cluster
+lab: ${name}
 store: etcd
 fabric: {kind: l2, cidr: 10.0.0.0/24, cidr6: fd00:a::/64, mtu: 1500}
 nodes: {node-a: {}, node-b: {}, node-c: {}}
@@ -79,7 +81,7 @@ function expectNothingLost(reports: readonly Report[], atLeast: number): void {
 }
 
 beforeAll(async () => {
-  await Lab.down('fv-cluster', deps)
+  await Lab.down(name, deps)
   lab = await Lab.upFrom(topology, 'cluster.yaml', deps)
   await lab.apply(pools)
   await lab.addPod({ node: 'node-a', name: 'pod-a' })
@@ -88,7 +90,7 @@ beforeAll(async () => {
 }, 90_000)
 
 afterAll(async () => {
-  await Lab.down('fv-cluster', deps)
+  await Lab.down(name, deps)
 }, 60_000)
 
 const others = (): string[] => [...lab.addresses('pod-b'), ...lab.addresses('pod-c')]
