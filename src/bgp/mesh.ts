@@ -361,7 +361,8 @@ export class Mesh {
       restartSeconds: restart === undefined ? 120 : Math.min(4095, Math.round(restart / 1000)),
       nextHopMode: nextHopMode(spec, ebgp),
       allowOwnAs: spec.numAllowedLocalASNumbers ?? 0,
-      addPath: false,
+      // Without it a reflector hides all but one of the nodes that serve an address (calico #6451).
+      addPath: !ebgp,
       importPolicy: importPolicy({
         fromNode: node !== undefined,
         nodesCarryPools: all.some(p => p.node !== undefined),

@@ -46,7 +46,10 @@ export interface PeerConfig {
   readonly restartSeconds: number
   readonly nextHopMode: NextHopMode
   readonly allowOwnAs: number
+  /** Several paths per prefix, both ways, where the peer does it too (RFC 7911). */
   readonly addPath: boolean
+  /** Paths per prefix to send then; default 8. */
+  readonly mostPaths?: number
   /** A BFD session beside this one (RFC 5882): single hop unless the peer is routers away. */
   readonly bfd?: {
     readonly transmitMs: number
@@ -187,6 +190,8 @@ export interface RibPeer {
   readonly as4: boolean
   readonly addPathIn: readonly Family[]
   readonly addPathOut: readonly Family[]
+  /** Paths sent per prefix of `addPathOut`; default 8. */
+  readonly mostPaths?: number
   readonly maxMessageOctets: 4096 | 65535
   /** RFC 8950 negotiated: IPv4 routes may have IPv6 next hops. */
   readonly extendedNextHop: boolean

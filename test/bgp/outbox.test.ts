@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import type { Rib } from '../../src/bgp/rib/table.ts'
-import { explain } from '../../src/bgp/rib/views.ts'
+import { advertisedTo, explain } from '../../src/bgp/rib/views.ts'
 import { rejectAll, type RibPeer } from '../../src/bgp/types.ts'
 import { Ip, Prefix } from '../../src/lib/ip.ts'
 import { announce, bodies, give, makePeer, makeRib, settle, tickingClock, withdraw } from './rib-fixtures.ts'
@@ -147,6 +147,103 @@ describe('what members of a group get', () => {
     give(rib, 1, withdraw(['10.1.0.0/16']))
     settle(rib)
     expect(take(rib, 2)[0]!.withdrawn).toEqual(['4 1 16 0a01'])
+  })
+})
+
+describe('several paths per prefix (RFC 7911 §3)', () => {
+  const p = '10.1.0.0/16'
+  const net = '16 0a01'
+  const several = { addPathOut: [4] as const }
+  /** `+id` and `-id` of what slot hears about `p`, in the order sent. */
+  const ids = (rib: Rib, slot: number): string[] =>
+    take(rib, slot).flatMap(u => [
+      ...u.withdrawn.map(t => `-${t.split(' ')[1]}`),
+      ...u.announced.map(t => `+${t.split(' ')[1]}`),
+    ])
+  const say = (rib: Rib, slot: number, body: Uint8Array) => {
+    give(rib, slot, body)
+    settle(rib)
+  }
+
+  test('a path keeps its identifier whatever becomes of it; the identifier of another is not touched', () => {
+    const rib = withPeers(['client', 'client', 'client'], makeRib(), several)
+    say(rib, 1, announce(from(1), [p]))
+    say(rib, 2, announce(from(2), [p]))
+    expect(ids(rib, 3)).toEqual(['+1', '+2'])
+    say(rib, 2, announce(from(2, { localPref: 300 }), [p]))
+    expect(ids(rib, 3)).toEqual(['+2'])
+    say(rib, 1, withdraw([p]))
+    expect(ids(rib, 3)).toEqual(['-1'])
+    expect(ids(rib, 1)).toEqual(['+2', '+2'])
+    expect(ids(rib, 2)).toEqual(['+1', '-1'])
+  })
+
+  test('the identifier of a withdrawn path is not given away while a peer has not heard of its end', () => {
+    const rib = withPeers(['client', 'client', 'client', 'client'], makeRib(), several)
+    say(rib, 1, announce(from(1), [p]))
+    for (const slot of [2, 3, 4]) expect(ids(rib, slot)).toEqual(['+1'])
+    // Being sent everything again, 4 is for itself: what it is owed is bits, not messages.
+    rib.refresh(4, 4)
+    say(rib, 1, withdraw([p]))
+    say(rib, 2, announce(from(2), [p]))
+    expect(ids(rib, 3)).toEqual(['-1', '+2'])
+    expect(ids(rib, 4).toSorted()).toEqual(['+2', '-1'])
+    say(rib, 1, announce(from(1), [p]))
+    expect(ids(rib, 3)).toEqual(['+1'])
+  })
+
+  test('as many as were asked for, the best ones; the next takes the place of one that goes', () => {
+    const rib = withPeers(['client', 'client', 'client', 'client'], makeRib(), { ...several, mostPaths: 2 })
+    for (const slot of [1, 2, 3]) say(rib, slot, announce(from(slot, { localPref: 100 * slot }), [p]))
+    take(rib, 4)
+    const heldBy4 = () => [...advertisedTo(rib, 4, 4)].map(a => a.attributes.localPref!).toSorted((a, b) => a - b)
+    expect(heldBy4()).toEqual([200, 300])
+    say(rib, 3, withdraw([p]))
+    expect(heldBy4()).toEqual([100, 200])
+    expect(ids(rib, 4).length).toBe(2)
+  })
+
+  test('received identifiers are told apart; ours are our own', () => {
+    const rib = withPeers(['client', 'client'], makeRib(), { ...several, addPathIn: [4] })
+    const withId = (id: number, hop: string) => {
+      const body = announce({ path: [], hop, localPref: 100 }, [p])
+      return Uint8Array.from([...body.slice(0, -3), 0, 0, 0, id, ...body.slice(-3)])
+    }
+    say(rib, 1, withId(7, '192.0.2.7'))
+    say(rib, 1, withId(0, '192.0.2.8'))
+    expect(take(rib, 2).flatMap(u => u.announced)).toEqual([`4 1 ${net}`, `4 2 ${net}`])
+    expect(explain(rib, Prefix.of(p)).peers[1]!.pathIds?.toSorted()).toEqual([1, 2])
+  })
+
+  test('a member thrown off the ring hears of the end of paths that nobody else remembers', () => {
+    const rib = withPeers(['client', 'client', 'client'], makeRib(), several)
+    say(rib, 1, announce(from(1), [p]))
+    say(rib, 2, announce(from(2), [p]))
+    ids(rib, 3)
+    say(rib, 1, withdraw([p]))
+    say(rib, 2, withdraw([p]))
+    rib.refresh(3, 4)
+    expect(ids(rib, 3).toSorted()).toEqual(['-1', '-2'])
+    for (const slot of [1, 2, 3]) rib.removePeer(slot)
+    settle(rib)
+    rib.takeUpdates()
+    expect([rib.tables[4].nets.count, rib.sets.count]).toEqual([0, 0])
+  })
+
+  test('to another export policy: what stays keeps its identifier', () => {
+    const rib = withPeers(['client', 'client', 'client'], makeRib(), several)
+    say(rib, 2, announce(from(2), [p]))
+    say(rib, 1, announce(from(1), [p]))
+    expect(ids(rib, 3)).toEqual(['+1', '+2'])
+    const asked = {
+      rules: [{ name: 'm', match: {}, set: { med: 5 }, action: 'accept' as const }],
+      otherwise: 'reject' as const,
+    }
+    rib.changePeer(makePeer(3, 'client', { ...v4Only, ...several, exportPolicy: asked }))
+    settle(rib)
+    expect(ids(rib, 3).toSorted()).toEqual(['+1', '+2'])
+    const first = [...advertisedTo(rib, 3, 4)].find(a => a.pathId === 1)
+    expect(first?.attributes.nextHop?.key).toBe('192.0.2.2')
   })
 })
 

@@ -97,8 +97,7 @@ export class NaiveRib {
     return attrs
   }
 
-  /** Candidates of a prefix, best first within its neighbouring AS, the winner of all first. */
-  ranked(prefix: Prefix): { path: ModelPath; used: Attrs }[] {
+  #candidates(prefix: Prefix): { path: ModelPath; used: Attrs }[] {
     const all = [this.originated, ...[...this.peers.values()].map(p => p.paths)]
     const candidates: { path: ModelPath; used: Attrs }[] = []
     for (const paths of all) {
@@ -109,9 +108,19 @@ export class NaiveRib {
         continue
       candidates.push({ path, used })
     }
+    return candidates
+  }
+
+  #winners(candidates: { path: ModelPath; used: Attrs }[]): { path: ModelPath; used: Attrs }[] {
     const groups = Map.groupBy(candidates, c => numbers(c.used.values.get(2)!)[0] ?? 0)
     const winners = [...groups.values()].map(group => group.sort((a, b) => this.#compare(a, b, true))[0]!)
-    winners.sort((a, b) => this.#compare(a, b, false))
+    return winners.sort((a, b) => this.#compare(a, b, false))
+  }
+
+  /** The best one, then those used with it. */
+  ranked(prefix: Prefix): { path: ModelPath; used: Attrs }[] {
+    const candidates = this.#candidates(prefix)
+    const winners = this.#winners(candidates)
     const best = winners[0]
     if (!best) return []
     const equal = candidates.filter(c => {
@@ -169,6 +178,29 @@ export class NaiveRib {
     return out
   }
 
+  /** For a peer that takes `most` paths per prefix: the sets, sorted. The paths are chosen before it is known whose they are. */
+  expectedPaths(slot: number, most: number): Map<string, string[]> {
+    const to = this.peers.get(slot)!.peer
+    const out = new Map<string, string[]>()
+    for (const key of this.#allPrefixes()) {
+      const prefix = Prefix.of(key)
+      if (!to.families.includes(prefix.family)) continue
+      let left = this.#candidates(prefix)
+      const sent: { path: ModelPath; attrs: Attrs }[] = []
+      while (left.length > 0 && sent.length < most) {
+        const best = this.#winners(left)[0]!
+        left = left.filter(c => c !== best)
+        const attrs = this.#exported(best.path, best.used, prefix, to, 'group')
+        if (attrs) sent.push({ path: best.path, attrs })
+      }
+      const sets = sent.flatMap(({ path, attrs }) =>
+        path.slot === slot || !this.#exported(path, this.used(path, prefix)!, prefix, to) ? [] : [print(attrs)],
+      )
+      if (sets.length > 0) out.set(key, sets.sort())
+    }
+    return out
+  }
+
   #allPrefixes(): Set<string> {
     const keys = new Set(this.originated.keys())
     for (const { paths } of this.peers.values()) for (const key of paths.keys()) keys.add(key)
@@ -185,7 +217,8 @@ export class NaiveRib {
     return out
   }
 
-  #exported(path: ModelPath, used: Attrs, prefix: Prefix, to: RibPeer): Attrs | undefined {
+  /** `group`: as for all peers on the same terms, whoever of them must not have it. */
+  #exported(path: ModelPath, used: Attrs, prefix: Prefix, to: RibPeer, group?: 'group'): Attrs | undefined {
     const from = path.slot === local ? 'local' : this.peers.get(path.slot)!.peer.kind
     const wellKnown = communities(used)
     if (from === 'ibgp' && to.kind === 'ibgp') return undefined
@@ -210,13 +243,13 @@ export class NaiveRib {
       if (!self) return undefined
       attrs.hop = hexOf(self.bytes())
     }
-    if (hopIp && keep && hopIp.equals(to.address)) return undefined
-    if (!keep && self!.equals(to.address)) return undefined
+    if (!group && hopIp && keep && hopIp.equals(to.address)) return undefined
+    if (!group && !keep && self!.equals(to.address)) return undefined
     if (to.kind === 'ebgp') {
       for (const code of [5, 9, 10]) v.delete(code)
       if (from !== 'local' && !changed.setMed) v.delete(4)
       v.set(2, withPrepended(v.get(2)!, [to.localAs]))
-      if (numbers(v.get(2)!).includes(to.remoteAs) && to.remoteAs !== to.localAs) return undefined
+      if (!group && numbers(v.get(2)!).includes(to.remoteAs) && to.remoteAs !== to.localAs) return undefined
       return attrs
     }
     if (!v.has(5)) v.set(5, hex32(100))

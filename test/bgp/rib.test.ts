@@ -15,16 +15,29 @@ class Listener {
   /** It asked for everything again, or its policy changed: repeats are expected. */
   repeats = false
 
+  /** Where paths have identifiers: the sets per prefix, sorted. */
+  paths(): Map<string, string[]> {
+    const out = new Map<string, string[]>()
+    for (const [key, set] of this.held) {
+      const prefix = key.split(' ')[0]!
+      out.set(prefix, [...(out.get(prefix) ?? []), set].sort())
+    }
+    return out
+  }
+
   hear(peer: RibPeer, body: Uint8Array): void {
-    const update = twinRead(body, { ...ebgp, ebgp: peer.kind === 'ebgp', as4: peer.as4 })
+    const several = peer.addPathOut.length > 0
+    const on = { ...ebgp, ebgp: peer.kind === 'ebgp', as4: peer.as4, addPath4: several, addPath6: several }
+    const update = twinRead(body, on)
+    const keyOf = (twin: string) => prefixKey(twin) + (several ? ` ${twin.split(' ')[1]}` : '')
     expect(update.outcome, 'what we send is flawless').toBe('accept')
     if (update.endOfRib) this.endOfRib.push(update.endOfRib)
     for (const twin of update.withdrawn) {
-      const known = this.held.delete(prefixKey(twin))
+      const known = this.held.delete(keyOf(twin))
       if (!this.repeats) expect(known, `${peer.key}: withdrawal of ${prefixKey(twin)}, which it has`).toBe(true)
     }
     for (const twin of update.announced) {
-      const key = prefixKey(twin)
+      const key = keyOf(twin)
       const set = printSet((twin.startsWith('4') ? update.plainSet : update.reachSet)!)
       if (!this.repeats) expect(this.held.get(key), `${peer.key}: ${key} announced twice`).not.toBe(set)
       this.held.set(key, set)
@@ -268,8 +281,12 @@ class Pair {
 
   check(): void {
     for (const [slot, listener] of this.listeners) {
-      const expected = this.model.expected(slot)
-      expect(listener.held, `what ${this.terms.get(slot)!.key} holds`).toEqual(expected)
+      const { key: name, mostPaths, addPathOut } = this.terms.get(slot)!
+      const several = addPathOut.length > 0
+      const expected = several ? this.model.expectedPaths(slot, mostPaths ?? 8) : this.model.expected(slot)
+      expect(several ? listener.paths() : listener.held, `what ${name} holds`).toEqual(expected)
+      const advertised = (family: 4 | 6) =>
+        [...listener.held.keys()].filter(key => key.includes(':') === (family === 6)).length
       expect(listener.endOfRib.toSorted((a, b) => a - b)).toEqual([4, 6])
       for (const family of [4, 6] as const) {
         const of = (key: string) => (key.includes(':') ? 6 : 4) === family
@@ -278,7 +295,7 @@ class Pair {
         expect(counts.received).toBe(paths.filter(([key]) => of(key)).length)
         expect(counts.accepted).toBe(paths.filter(([key, p]) => of(key) && this.model.used(p, Prefix.of(key))).length)
         expect(counts.stale).toBe(paths.filter(([key, p]) => of(key) && p.stale).length)
-        expect(counts.advertised).toBe([...expected.keys()].filter(of).length)
+        expect(counts.advertised).toBe(advertised(family))
       }
     }
     expect(this.fib).toEqual(this.model.prefixesInUse())
@@ -312,8 +329,14 @@ const variants: Readonly<Record<string, readonly Partial<RibPeer>[]>> = {
   'shared subnet, next hops kept': [{ sharedSubnets: [Prefix.of('10.0.0.0/24')] }, { nextHopMode: 'keep' }, {}],
 }
 
+const several = { addPathOut: [4, 6] as const }
+const pathVariants: Readonly<Record<string, readonly Partial<RibPeer>[]>> = {
+  'several paths to all (RFC 7911 §3)': [several],
+  'two paths to some': [{ ...several, mostPaths: 2 }, {}, { ...several, mostPaths: 2, nextHopMode: 'self' }],
+}
+
 describe('the RIB arrives at what a plain recomputation says', () => {
-  test.each(Object.entries(variants))('%s', (_name, terms) => {
+  test.each(Object.entries({ ...variants, ...pathVariants }))('%s', (_name, terms) => {
     fc.assert(
       fc.property(fc.array(op, { minLength: 1, maxLength: 40 }), ops => {
         const pair = new Pair(terms)

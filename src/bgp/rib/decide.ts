@@ -157,6 +157,43 @@ function groupWinners(c: Candidates, net: number): void {
   }
 }
 
+/**
+ * Collects into `out` all eligible paths, in the order in which they would be chosen if those before them were not there:
+ * by all steps within a neighbouring AS, and among the first ones of each by all but MED.
+ */
+export function rankPaths(c: Candidates, net: number, out: number[]): void {
+  const { paths, sets } = c
+  out.length = 0
+  let med = 0
+  for (let path = c.nets.first[net]!; path >= 0; path = paths.next[path]!) {
+    if (!eligible(c, path)) continue
+    out.push(path)
+    med |= sets.med[paths.used[path]!]!
+  }
+  if (out.length < 2) return
+  if (med === 0) {
+    out.sort((a, b) => compare(c, a, b, false))
+    return
+  }
+  const byNeighbour: number[][] = []
+  for (const path of out) {
+    const known = byNeighbour.find(group => neighbour(c, group[0]!) === neighbour(c, path))
+    if (known) known.push(path)
+    else byNeighbour.push([path])
+  }
+  for (const group of byNeighbour) group.sort((a, b) => compare(c, a, b, true))
+  for (let i = 0; i < out.length; i++) {
+    let best: number[] | undefined
+    for (const group of byNeighbour)
+      if (group.length > 0 && (!best || compare(c, group[0]!, best[0]!, false) < 0)) best = group
+    out[i] = best!.shift()!
+  }
+}
+
+function neighbour(c: Candidates, path: number): number {
+  return c.sets.firstAs[c.paths.used[path]!]!
+}
+
 /** Collects into `out` the paths to use together with `best`, itself first, the rest in order of the decision. */
 export function equalPaths(c: Candidates, net: number, best: number, out: number[]): void {
   out.length = 0

@@ -11,9 +11,11 @@
 import type { Family } from '../../lib/ip.ts'
 import { encodedBound, putAttributes } from '../wire/attribute-writer.ts'
 import { code, flag, putHead } from '../wire/attributes.ts'
+import { putU32 } from '../wire/as-path.ts'
 import { beginUpdate, emptyUpdateOctets, endUpdate } from '../wire/update.ts'
 import type { AttributeSets } from './attribute-sets.ts'
 import type { Nets } from './columns.ts'
+import type { Entries } from './entries.ts'
 
 /** Takes messages. `reserve` leaves `octets` of room at `at` of `bytes`; `commit` says that they are written. */
 export interface Sink {
@@ -27,12 +29,9 @@ export interface EncodeTerms {
   readonly family: Family
   readonly as4: boolean
   readonly maxMessageOctets: number
-  /** Prefixes bear a path identifier; the best path is number 1. */
-  readonly addPath: boolean
+  /** Prefixes bear a path identifier: lists hold entries instead of nets (RFC 7911 §3). */
+  readonly entries: Entries | undefined
 }
-
-/** The path identifier of the one path we send where identifiers are in use (RFC 7911 §3). */
-const onlyPath = 1
 
 export class Encoder {
   readonly #terms: EncodeTerms
@@ -41,10 +40,10 @@ export class Encoder {
 
   constructor(terms: EncodeTerms) {
     this.#terms = terms
-    this.#idOctets = terms.addPath ? 4 : 0
+    this.#idOctets = terms.entries ? 4 : 0
   }
 
-  /** Announces the `count` nets in `list` with `set`. */
+  /** Announces the `count` nets (or entries) in `list` with `set`. */
   announce(sink: Sink, sets: AttributeSets, set: number, nets: Nets, list: Int32Array, count: number): void {
     const start = sets.startOf(set)
     const bytes = sets.bytesOf(set)
@@ -128,10 +127,12 @@ export class Encoder {
   /** How far the prefixes from `from` on fit `room`: at least one, since sets that leave no room are not announced. */
   #fill(nets: Nets, list: Int32Array, from: number, count: number, room: number): number {
     const lengths = nets.length
+    const netOf = this.#terms.entries?.net
     let filled = 0
     let at = from
     for (; at < count; at++) {
-      const octets = this.#idOctets + 1 + ((lengths[list[at]!]! + 7) >> 3)
+      const net = netOf ? netOf[list[at]!]! : list[at]!
+      const octets = this.#idOctets + 1 + ((lengths[net]! + 7) >> 3)
       if (filled + octets > room && at > from) break
       filled += octets
     }
@@ -142,14 +143,15 @@ export class Encoder {
   #put(out: Uint8Array, at: number, nets: Nets, list: Int32Array, from: number, until: number): number {
     const { key, length: lengths } = nets
     const v4 = nets.words === 1
+    const { entries } = this.#terms
     for (let i = from; i < until; i++) {
-      const net = list[i]!
-      const length = lengths[net]!
-      if (this.#idOctets !== 0) {
-        out[at] = out[at + 1] = out[at + 2] = 0
-        out[at + 3] = onlyPath
+      let net = list[i]!
+      if (entries) {
+        putU32(out, at, entries.id[net]!)
         at += 4
+        net = entries.net[net]!
       }
+      const length = lengths[net]!
       out[at++] = length
       if (v4) {
         const word = key[net]!

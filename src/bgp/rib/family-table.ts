@@ -16,7 +16,7 @@ import type { Family, Ip } from '../../lib/ip.ts'
 import type { RouteUpdate } from '../types.ts'
 import type { AttributeSets } from './attribute-sets.ts'
 import { IntQueue, netFlag, Nets, Paths } from './columns.ts'
-import { type Candidates, decide, equalPaths } from './decide.ts'
+import { type Candidates, decide, equalPaths, rankPaths } from './decide.ts'
 import type { Origin } from './export.ts'
 import type { Outgoing, UpdateGroup } from './outbox.ts'
 import { chore, local, slotOf, type Sources } from './sources.ts'
@@ -40,6 +40,8 @@ export class FamilyTable implements Candidates, Outgoing {
   readonly groups = new Set<UpdateGroup>()
   /** Groups without members that still hold sets and nets. */
   readonly #leaving = new Set<UpdateGroup>()
+  /** Groups that send several paths per prefix. */
+  #several = 0
   deferred = false
   readonly dirty = new IntQueue()
   readonly #untold = new IntQueue()
@@ -182,9 +184,12 @@ export class FamilyTable implements Candidates, Outgoing {
     if (count === 0) return
     if (this.#changed.length < count) this.#changed = new Int32Array(count)
     const changed = this.#changed
+    // Groups that send several paths look at every net of which any path changed.
+    const several = this.#several === 0 ? undefined : new Int32Array(count)
     let some = 0
     for (let i = 0; i < count; i++) {
       const net = this.dirty.shift()
+      if (several) several[i] = net
       const flags = nets.flags[net]!
       nets.flags[net] = flags & ~(netFlag.dirty | netFlag.touched)
       if (decide(this, net, (flags & netFlag.touched) !== 0)) {
@@ -195,9 +200,14 @@ export class FamilyTable implements Candidates, Outgoing {
       // What is used beside the best path may be different: found out when the owner asks.
       else if (this.paths.next[nets.first[net]!]! >= 0 || flags & netFlag.told) this.#tell(net)
     }
-    if (some === 0) return
-    for (const group of this.groups) group.flush(changed, some)
+    for (const group of this.groups)
+      if (group.entries) group.flush(several!, count)
+      else if (some > 0) group.flush(changed, some)
     for (let i = 0; i < some; i++) if (nets.first[changed[i]!]! < 0) this.released(changed[i]!)
+  }
+
+  ranked(net: number, out: number[]): void {
+    rankPaths(this, net, out)
   }
 
   #tell(net: number): void {
@@ -216,9 +226,15 @@ export class FamilyTable implements Candidates, Outgoing {
     nets.free(net)
   }
 
+  addGroup(group: UpdateGroup): void {
+    this.groups.add(group)
+    if (group.entries) this.#several++
+  }
+
   /** The group's last member is gone. */
   retire(group: UpdateGroup): void {
     this.groups.delete(group)
+    if (group.entries) this.#several--
     this.#leaving.add(group)
     this.#on.wake()
   }

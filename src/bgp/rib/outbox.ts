@@ -4,6 +4,9 @@
  *     net -> outSet, outSource    what every member in step has been sent (0: nothing); 6 octets per net
  *     ring                        encoded messages, once for all members; a cursor each
  *
+ * Where members take several paths per prefix (RFC 7911), the columns are by entry (entries.ts) instead of by net: a path
+ * announced with an identifier of its own, whose source never changes. All below holds for either, and calls it a route.
+ *
  * `flush` takes nets whose best path changed, compares with the columns and encodes the difference: withdrawals first,
  * then announcements bucketed by attribute set, so that full messages leave however the changes came in.
  *
@@ -18,7 +21,7 @@
  *        other source      source, if it may have it
  *     old -> nothing       withdrawal                    nothing, if old was kept from it
  *
- * RFC 4271 §9.2; RFC 4724 §2; RFC 2918.
+ * RFC 4271 §9.2; RFC 4724 §2; RFC 2918; RFC 7911.
  */
 
 import type { RibPeer } from '../types.ts'
@@ -29,6 +32,7 @@ import type { AttributeSets } from './attribute-sets.ts'
 import { Buckets } from './buckets.ts'
 import { grown, type Nets, type Paths } from './columns.ts'
 import { Encoder } from './encode.ts'
+import { Entries } from './entries.ts'
 import type { Exporter, Origin } from './export.ts'
 import { Member } from './member.ts'
 import { prefixesOf } from './replay.ts'
@@ -46,6 +50,8 @@ export interface Outgoing {
   readonly paths: Paths
   readonly sets: AttributeSets
   originOf(source: number): Origin
+  /** Puts all paths that may be chosen for the net into `out`, the best first. */
+  ranked(net: number, out: number[]): void
   /** Nothing of this group refers to the net any more. */
   released(net: number): void
 }
@@ -56,14 +62,16 @@ export class UpdateGroup {
   /** Set sent + 1, and the source of its path. */
   outSet = new Int32Array(0)
   outSource = new Uint16Array(0)
-  /** Nets announced. */
+  /** Routes announced. */
   count = 0
+  /** What the columns are about when members take several paths per prefix; undefined: nets. */
+  readonly entries: Entries | undefined
   /** Nets below this have been looked at since the group was made; -1: all, and changes keep it so. */
   building = 0
   #dissolved = 0
   readonly #table: Outgoing
   readonly #encoder: Encoder
-  readonly #addPath: boolean
+  readonly #mostPaths: number
   readonly #ring = new Ring()
   #attached = 0
   readonly #detached = new Set<Member>()
@@ -75,17 +83,26 @@ export class UpdateGroup {
   #keptVersion = new Int32Array(0)
   readonly #kept: (Excluded | undefined)[] = []
   readonly #lists = new Map<string, Excluded>()
+  /** Entries that announce nothing any more since the flush began. */
+  readonly #idle: number[] = []
 
-  constructor(exporter: Exporter, table: Outgoing, addPath: boolean) {
+  /** `mostPaths`: paths sent per prefix, with identifiers; 0: the best one, without. */
+  constructor(exporter: Exporter, table: Outgoing, mostPaths: number) {
     const { family, as4, maxMessageOctets } = exporter.terms
     this.exporter = exporter
     this.#table = table
-    this.#addPath = addPath
-    this.#encoder = new Encoder({ family, as4, maxMessageOctets, addPath })
+    this.#mostPaths = mostPaths
+    this.entries = mostPaths > 0 ? new Entries() : undefined
+    this.#encoder = new Encoder({ family, as4, maxMessageOctets, entries: this.entries })
   }
 
   get octets(): number {
-    return this.outSet.byteLength + this.outSource.byteLength + this.#ring.octets
+    return this.outSet.byteLength + this.outSource.byteLength + this.#ring.octets + (this.entries?.octets ?? 0)
+  }
+
+  /** The net of a route. */
+  netOf(route: number): number {
+    return this.entries ? this.entries.net[route]! : route
   }
 
   // ---------------------------------------------------------------------------------------------------------- members
@@ -97,11 +114,11 @@ export class UpdateGroup {
     this.#detached.add(member)
     this.#index(member)
     if (from) this.#inherit(member, from.group, from.member)
-    for (let net = 0; net < this.outSet.length; net++) {
-      const sent = this.outSet[net]!
+    for (let route = 0; route < this.outSet.length; route++) {
+      const sent = this.outSet[route]!
       if (sent === 0) continue
-      if (this.#keeps(member, sent - 1, this.outSource[net]!)) member.excluded++
-      else member.mark(net, false)
+      if (this.#keeps(member, sent - 1, this.outSource[route]!)) member.excluded++
+      else member.mark(route, false)
     }
     return member
   }
@@ -123,17 +140,17 @@ export class UpdateGroup {
         else map.set(key, rest)
       }
     // Its bits may have been all that kept some nets.
-    for (const net of this.#drain(member)) this.#table.released(net)
+    for (const route of this.#drain(member)) this.#released(route)
   }
 
-  /** Lets go of up to `limit` nets of a group that has no members any more; false: of all. */
+  /** Lets go of up to `limit` routes of a group that has no members any more; false: of all. */
   dissolve(limit: number): boolean {
     const until = Math.min(this.outSet.length, this.#dissolved + limit)
-    for (let net = this.#dissolved; net < until; net++) {
-      if (this.outSet[net] === 0) continue
-      this.#table.sets.release(this.outSet[net]! - 1)
-      this.outSet[net] = 0
-      this.#table.released(net)
+    for (let route = this.#dissolved; route < until; route++) {
+      if (this.outSet[route] === 0) continue
+      this.#table.sets.release(this.outSet[route]! - 1)
+      this.outSet[route] = 0
+      this.#released(route)
     }
     this.#dissolved = until
     return until < this.outSet.length
@@ -142,14 +159,15 @@ export class UpdateGroup {
   /** Sends everything again (RFC 2918). A request while one runs starts nothing new for what is still to come. */
   resend(member: Member): void {
     this.#detach(member)
-    for (let net = 0; net < this.outSet.length; net++) {
-      const sent = this.outSet[net]!
-      if (sent !== 0 && !this.#keeps(member, sent - 1, this.outSource[net]!)) member.mark(net, true)
+    for (let route = 0; route < this.outSet.length; route++) {
+      const sent = this.outSet[route]!
+      if (sent !== 0 && !this.#keeps(member, sent - 1, this.outSource[route]!)) member.mark(route, true)
     }
   }
 
   /** Something of the group still needs the net. */
   pins(net: number): boolean {
+    if (this.entries) return this.entries.first(net) >= 0
     if (net < this.outSet.length && this.outSet[net] !== 0) return true
     for (const member of this.#detached) if (member.isTodo(net)) return true
     return false
@@ -157,24 +175,58 @@ export class UpdateGroup {
 
   // ------------------------------------------------------------------------------------------------------------ flush
 
-  /** Brings the columns up to date for `count` nets of `list` and sends what changed. */
+  /** Brings the columns up to date for `count` nets of `list` and sends what changed. With entries: any change of a path. */
   flush(list: Int32Array, count: number): void {
     this.#makeRoom()
     pending.clear()
-    for (let i = 0; i < count; i++) this.#change(list[i]!)
+    if (this.entries) for (let i = 0; i < count; i++) this.#changeSeveral(this.entries, list[i]!)
+    else for (let i = 0; i < count; i++) this.#change(list[i]!)
     if (this.#attached > 0) this.#encodePending()
     for (let i = 0; i < releasable.length; i++) this.#table.sets.release(releasable[i]!)
     releasable.length = 0
+    while (this.#idle.length > 0) this.#released(this.#idle.pop()!)
     if (this.#ring.octets > maxRingOctets) this.#throwOff()
     for (const member of this.#detached) this.#attachIfDone(member)
   }
 
   #change(net: number): void {
-    const { nets, paths, sets } = this.#table
+    const { nets, paths } = this.#table
     const path = nets.best[net]!
     const source = path < 0 ? 0 : paths.source[path]!
     const answer = path < 0 ? -1 : this.exporter.out(paths.used[path]!, this.#table.originOf(source), nets, net)
-    const set = answer < 0 ? 0 : answer + 1
+    this.#put(net, answer < 0 ? 0 : answer + 1, source)
+  }
+
+  /** The best paths that may be sent, each as the entry it was or as a new one. */
+  #changeSeveral(entries: Entries, net: number): void {
+    const { nets, paths } = this.#table
+    if (!nets.isLive(net)) return
+    this.#table.ranked(net, ranked)
+    wanted.length = 0
+    for (let i = 0; i < ranked.length && wanted.length < this.#mostPaths; i++) {
+      const path = ranked[i]!
+      const source = paths.source[path]!
+      const answer = this.exporter.out(paths.used[path]!, this.#table.originOf(source), nets, net)
+      if (answer < 0) continue
+      const received = paths.id.length > 0 ? paths.id[path]! : 0
+      let entry = entries.find(net, source, received)
+      if (entry < 0) {
+        entry = entries.add(net, source, received)
+        this.#makeRoom()
+      }
+      wanted.push(entry)
+      this.#put(entry, answer + 1, source)
+    }
+    for (let entry = entries.first(net); entry >= 0; entry = entries.next[entry]!) {
+      if (wanted.includes(entry) || this.outSet[entry] === 0) continue
+      this.#put(entry, 0, entries.source[entry]!)
+      this.#idle.push(entry)
+    }
+  }
+
+  /** A route has this set (+ 1; 0: none) by this source from now on. */
+  #put(net: number, set: number, source: number): void {
+    const { sets } = this.#table
     const before = this.outSet[net]!
     const beforeSource = this.outSource[net]!
     if (set === before && (set === 0 || source === beforeSource)) return
@@ -306,8 +358,10 @@ export class UpdateGroup {
   /** Encodes some of what a detached member is owed. */
   #refill(member: Member): void {
     const { nets, sets } = this.#table
+    // Entries do not lie in the order of nets: which of them a group under construction has seen cannot be told.
+    if (this.entries && this.building >= 0) return
     while (member.todoCount > 0 && member.backlog.octets === 0) {
-      const high = this.building < 0 ? nets.high : this.building
+      const high = this.entries?.high ?? (this.building < 0 ? nets.high : this.building)
       const count = member.gather(gathered, gatherNets, high)
       if (count === 0) return
       pending.clear()
@@ -324,9 +378,20 @@ export class UpdateGroup {
         const set = pending.setOf(bucket)
         this.#encoder.announce(member.backlog, sets, set, nets, pending.list, pending.take(bucket))
       }
-      for (let i = 0; i < count; i++) this.#table.released(gathered[i]!)
+      for (let i = 0; i < count; i++) this.#released(gathered[i]!)
     }
     this.#attachIfDone(member)
+  }
+
+  /** Somebody let go of the route: unless it is still announced or owed to a member, that is the end of it. */
+  #released(route: number): void {
+    const { entries } = this
+    if (!entries) return this.#table.released(route)
+    if (entries.net[route]! < 0 || this.outSet[route] !== 0) return
+    for (const member of this.#detached) if (member.isTodo(route)) return
+    const net = entries.net[route]!
+    entries.free(route)
+    this.#table.released(net)
   }
 
   #attachIfDone(member: Member): void {
@@ -344,13 +409,23 @@ export class UpdateGroup {
     const { nets } = this.#table
     while (this.#ring.seek(cursor, member.source)) {
       const octets = this.#ring.read(cursor, member.source, maxRingOctets)
-      prefixesOf(octets, nets, this.#addPath, net => member.markLost(net))
+      prefixesOf(octets, nets, this.entries !== undefined, (net, id) => member.markLost(this.#routeOf(net, id)))
     }
     this.#ring.close(cursor)
     member.cursor = undefined
     this.#attached--
     this.#detached.add(member)
     this.#makeRoom()
+  }
+
+  /** The route that a message of ours named; one that is gone comes back as long as its withdrawal is owed. */
+  #routeOf(net: number, id: number): number {
+    const { entries } = this
+    if (!entries) return net
+    const known = entries.at(net, id)
+    const entry = known >= 0 ? known : entries.add(net, noSource, id, id)
+    this.#makeRoom()
+    return entry
   }
 
   #throwOff(): void {
@@ -424,28 +499,46 @@ export class UpdateGroup {
   #inherit(member: Member, group: UpdateGroup, before: Member): void {
     group.#detach(before)
     // All nets, not only those that the old group has looked at: it may be as new as this one.
-    for (let net = 0; net < this.#table.nets.high; net++) {
-      const sent = group.outSet[net] ?? 0
-      const has = before.isTodo(net)
-        ? before.has(net)
-        : sent !== 0 && !group.#keeps(before, sent - 1, group.outSource[net]!)
-      if (has) member.mark(net, true)
+    const high = group.entries?.high ?? this.#table.nets.high
+    for (let route = 0; route < high; route++) {
+      const sent = group.outSet[route] ?? 0
+      const has = before.isTodo(route)
+        ? before.has(route)
+        : sent !== 0 && !group.#keeps(before, sent - 1, group.outSource[route]!)
+      if (has) member.mark(group.entries ? this.#adopted(group.entries, route) : route, true)
     }
     // What was encoded for it alone is on its way; the rest of the old group is undone by the bits.
     for (let part = before.backlog.read(maxRingOctets); part; part = before.backlog.read(maxRingOctets))
       member.backlog.append(part)
   }
 
+  /**
+   * The entry that bears the same identifier here as `route` does in another group: if it is another path's, that one
+   * replaces what the member has. A new one is the same path's, which so keeps its identifier.
+   */
+  #adopted(from: Entries, route: number): number {
+    const entries = this.entries!
+    const [net, id] = [from.net[route]!, from.id[route]!]
+    const known = entries.at(net, id)
+    if (known >= 0) return known
+    const [source, received] = [from.source[route]!, from.received[route]!]
+    const taken = entries.find(net, source, received) >= 0
+    const entry = taken ? entries.add(net, noSource, id, id) : entries.add(net, source, received, id)
+    this.#makeRoom()
+    return entry
+  }
+
   #drain(member: Member): number[] {
-    const nets: number[] = []
-    for (let net = 0; member.todoCount > nets.length && net < this.#table.nets.high; net++)
-      if (member.isTodo(net)) nets.push(net)
+    const routes: number[] = []
+    const high = this.entries?.high ?? this.#table.nets.high
+    for (let route = 0; member.todoCount > routes.length && route < high; route++)
+      if (member.isTodo(route)) routes.push(route)
     member.forgetBits()
-    return nets
+    return routes
   }
 
   #makeRoom(): void {
-    const capacity = this.#table.nets.capacity
+    const capacity = this.entries?.capacity ?? this.#table.nets.capacity
     if (this.outSet.length >= capacity) return
     this.outSet = grown(this.outSet, capacity)
     this.outSource = grown(this.outSource, capacity)
@@ -463,6 +556,10 @@ function add(map: Map<number, number[]>, key: number, value: number): void {
 const oneNet = new Int32Array(1)
 const gathered = new Int32Array(gatherNets)
 const releasable: number[] = []
+const ranked: number[] = []
+const wanted: number[] = []
+/** Of an entry that is nobody's path any more, only a withdrawal still owed. */
+const noSource = 0xffff
 
 /** Changes of the flush under way: one runs at a time, so all groups share it. */
 const pending = new Buckets()

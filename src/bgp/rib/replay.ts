@@ -10,8 +10,13 @@ import { code, flag } from '../wire/attributes.ts'
 import { headerOctets } from '../wire/update.ts'
 import type { Nets } from './columns.ts'
 
-/** Calls `visit` for every prefix of the whole messages in `octets`. */
-export function prefixesOf(octets: Uint8Array, nets: Nets, addPath: boolean, visit: (net: number) => void): void {
+/** Calls `visit` for every prefix of the whole messages in `octets`, with its path identifier or 0. */
+export function prefixesOf(
+  octets: Uint8Array,
+  nets: Nets,
+  addPath: boolean,
+  visit: (net: number, id: number) => void,
+): void {
   for (let at = 0; at < octets.length; ) {
     const end = at + u16(octets, at + 16)
     const withdrawn = at + headerOctets + 2
@@ -31,7 +36,7 @@ function multiprotocol(
   at: number,
   nets: Nets,
   addPath: boolean,
-  visit: (net: number) => void,
+  visit: (net: number, id: number) => void,
 ): void {
   const number = octets[at + 1]
   if (number !== code.mpReach && number !== code.mpUnreach) return
@@ -48,13 +53,17 @@ function fieldOf(
   end: number,
   nets: Nets,
   addPath: boolean,
-  visit: (net: number) => void,
+  visit: (net: number, id: number) => void,
 ): void {
   while (at < end) {
-    if (addPath) at += 4
+    let id = 0
+    if (addPath) {
+      id = wordAt(octets, at, 4) >>> 0
+      at += 4
+    }
     const length = octets[at++]!
     const size = (length + 7) >> 3
-    visit(
+    const net =
       nets.words === 1
         ? nets.add4(wordAt(octets, at, size), length)
         : nets.add6(
@@ -63,8 +72,8 @@ function fieldOf(
             wordAt(octets, at + 8, size - 8),
             wordAt(octets, at + 12, size - 12),
             length,
-          ),
-    )
+          )
+    visit(net, id)
     at += size
   }
 }

@@ -46,6 +46,9 @@ const pathsPerSlice = 16384
 /** Longest path accepted (RFC 7606 leaves it to us; spec section 7). */
 const maxHops = 1024
 
+/** As many as a service has next hops in one rack, say; a client of two reflectors sees twice as many. */
+const defaultMostPaths = 8
+
 const families: readonly Family[] = [4, 6]
 const clean: Receipt = Object.freeze({ faults: Object.freeze([]) })
 const noCounts: PrefixCounts = Object.freeze({ received: 0, accepted: 0, advertised: 0, stale: 0 })
@@ -61,7 +64,6 @@ export interface PeerState {
 }
 
 export class Rib implements RibPort {
-  /** Towards a peer that takes several paths per prefix, one is sent. */
   readonly abilities = { addPathIn: true, addPathOut: true, extendedNextHop: true, extendedMessage: true }
   onWork: (() => void) | undefined
   readonly sets: AttributeSets
@@ -197,10 +199,9 @@ export class Rib implements RibPort {
     const key = this.#groupKey(state.peer, family)
     let group = this.#groups.get(key)
     if (!group) {
-      const addPath = state.peer.addPathOut.includes(family)
-      group = new UpdateGroup(this.#exporter(state.peer, family), this.tables[family], addPath)
+      group = new UpdateGroup(this.#exporter(state.peer, family), this.tables[family], pathsFor(state.peer, family))
       this.#groups.set(key, group)
-      this.tables[family].groups.add(group)
+      this.tables[family].addGroup(group)
     }
     const member = group.join(state.source, state.peer, this.sets.hops.holdIp(state.peer.address), from)
     member.endOfRibAfter = this.#queued(family)
@@ -237,8 +238,7 @@ export class Rib implements RibPort {
   /** All that changes which routes a peer gets, or their octets. */
   #groupKey(peer: RibPeer, family: Family): string {
     const terms = this.#terms(peer, family)
-    const addPath = peer.addPathOut.includes(family)
-    return JSON.stringify([terms, addPath, this.#textOf(peer.exportPolicy)])
+    return JSON.stringify([terms, pathsFor(peer, family), this.#textOf(peer.exportPolicy)])
   }
 
   #terms(peer: RibPeer, family: Family): Exporter['terms'] {
@@ -518,6 +518,11 @@ export class Rib implements RibPort {
     this.#idle = false
     this.onWork()
   }
+}
+
+/** Paths per prefix for a peer that takes several (RFC 7911); 0: one, without identifier. */
+function pathsFor(peer: RibPeer, family: Family): number {
+  return peer.addPathOut.includes(family) ? (peer.mostPaths ?? defaultMostPaths) : 0
 }
 
 function identityOf(options: RibOptions): Identity {

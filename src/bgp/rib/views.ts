@@ -17,6 +17,8 @@ import type { AttributeSets } from './attribute-sets.ts'
 import { compare, eligible, equalPaths, steps } from './decide.ts'
 import { withheld, withheldReasons } from './export.ts'
 import type { FamilyTable } from './family-table.ts'
+import type { Member } from './member.ts'
+import type { UpdateGroup } from './outbox.ts'
 import { local, refusal, refusals } from './sources.ts'
 import type { PeerState, Rib } from './table.ts'
 
@@ -65,6 +67,8 @@ export interface Advertisement {
   readonly attributes?: AttributesView
   readonly why?: string
   readonly rule?: string
+  /** Identifiers of the paths sent, where several may be; `attributes` are those of the best one. */
+  readonly pathIds?: readonly number[]
 }
 
 export interface Explanation {
@@ -101,15 +105,20 @@ export function* advertisedTo(
   rib: Rib,
   slot: number,
   family: Family,
-): Iterable<{ readonly prefix: Prefix; readonly attributes: AttributesView }> {
+): Iterable<{ readonly prefix: Prefix; readonly pathId?: number; readonly attributes: AttributesView }> {
   const place = rib.peerAt(slot)?.members.get(family)
   if (!place) return
   const { group, member } = place
   const { nets } = rib.tables[family]
-  for (let net = 0; net < group.outSet.length; net++) {
-    const sent = group.outSet[net]!
-    if (sent === 0 || group.whyKept(member, sent - 1, group.outSource[net]!) !== undefined) continue
-    yield { prefix: nets.prefixOf(net), attributes: viewAttributes(rib.sets, sent - 1) }
+  for (let route = 0; route < group.outSet.length; route++) {
+    const sent = group.outSet[route]!
+    if (sent === 0 || group.whyKept(member, sent - 1, group.outSource[route]!) !== undefined) continue
+    const pathId = group.entries?.id[route]
+    yield {
+      prefix: nets.prefixOf(group.netOf(route)),
+      ...(pathId !== undefined && { pathId }),
+      attributes: viewAttributes(rib.sets, sent - 1),
+    }
   }
 }
 
@@ -220,6 +229,8 @@ function viewAdvertisement(table: FamilyTable, state: PeerState, net: number, be
   if (!place) return no(`IPv${table.family} was not negotiated`)
   if (best < 0) return no('there is no route')
   const { group, member } = place
+  const several = group.entries && viewSeveral(table, place, net)
+  if (several) return { peer, advertised: true, ...several }
   const source = table.paths.source[best]!
   if (source === local || source !== state.source) {
     const set = group.exporter.compute(table.paths.used[best]!, table.originOf(source), table.nets, net)
@@ -230,6 +241,28 @@ function viewAdvertisement(table: FamilyTable, state: PeerState, net: number, be
     return why === undefined ? { peer, advertised: true, attributes } : no(why)
   }
   return no('it came from there')
+}
+
+/** What a peer that takes several paths per prefix is sent; undefined: nothing, for the reasons the best one has. */
+function viewSeveral(
+  table: FamilyTable,
+  { group, member }: { readonly group: UpdateGroup; readonly member: Member },
+  net: number,
+): Pick<Advertisement, 'attributes' | 'pathIds'> | undefined {
+  const entries = group.entries!
+  const ranked: number[] = []
+  table.ranked(net, ranked)
+  const sent = ranked.flatMap(path => {
+    const source = table.paths.source[path]!
+    const entry = entries.find(net, source, table.paths.id[path] ?? 0)
+    const set = entry < 0 ? 0 : group.outSet[entry]!
+    return set === 0 || group.whyKept(member, set - 1, source) !== undefined ? [] : [entry]
+  })
+  if (sent.length === 0) return undefined
+  return {
+    attributes: viewAttributes(table.sets, group.outSet[sent[0]!]! - 1),
+    pathIds: sent.map(entry => entries.id[entry]!),
+  }
 }
 
 // -------------------------------------------------------------------------------------------------------- attributes

@@ -64,6 +64,7 @@ export function ribPeer(slot: number, config: PeerConfig, own: SpeakerConfig, se
     as4: session.as4,
     addPathIn: session.addPathIn,
     addPathOut: session.addPathOut,
+    ...(config.mostPaths !== undefined && { mostPaths: config.mostPaths }),
     maxMessageOctets: session.maxMessageOctets,
     extendedNextHop: session.extendedNextHop,
     ...(self4 && { self4 }),
