@@ -486,5 +486,10 @@ export interface Kernel {
   readSets(family: Family): Promise<SetState[]>
   /** `ipset restore` of a script: stops at the first bad line, what came before stays. */
   changeSets(family: Family, script: string): Promise<void>
+  /**
+   * Forgets tracked connections that began at this address or whose answers come from it. Resolves to how many; none is
+   * no error.
+   */
+  forgetConnections(ip: Ip): Promise<number>
   watch(on: (change: KernelChange) => void): Stop
 }

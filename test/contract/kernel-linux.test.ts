@@ -71,6 +71,17 @@ kernelContract(async () => ({
   foreignRules: async (family, script) => {
     execFileSync(family === 4 ? 'iptables-restore' : 'ip6tables-restore', ['--noflush'], { input: script })
   },
+  connection: async (source, destination) => {
+    const ends = ['-s', source, '-d', destination, '-p', 'udp', '--sport', '1000', '--dport', '2000']
+    execFileSync('conntrack', ['-I', ...ends, '--timeout', '300'], { stdio: 'ignore' })
+  },
+  connections: async () =>
+    ['ipv4', 'ipv6']
+      .flatMap(family => execFileSync('conntrack', ['-L', '-f', family], { stdio: 'pipe' }).toString().split('\n'))
+      .flatMap(line => {
+        const found = /src=(\S+) dst=(\S+)/.exec(line)
+        return found ? [`${found[1]} ${found[2]}`] : []
+      }),
   until,
   close: async () => kernel.close(),
 }))

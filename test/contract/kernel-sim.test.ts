@@ -29,6 +29,8 @@ kernelContract(async () => {
         },
       }),
     foreignRules: async (family, script) => kernel.editTable(family, script),
+    connection: async (source, destination) => void kernel.connections.push({ source, destination }),
+    connections: async () => kernel.connections.map(({ source, destination }) => `${source} ${destination}`),
     until: async done => {
       for (let i = 0; i < 1000 && !done(); i++) await Promise.resolve()
       if (!done()) throw new Error('it never came')

@@ -31,6 +31,10 @@ export interface KernelWorld {
   /** Somebody else's route: `prefix via gateway` or `prefix dev name`, with this protocol and metric. */
   foreignRoute(route: { prefix: string; via?: string; device: string; protocol: number; metric: number }): Promise<void>
   foreignRules(family: Family, script: string): Promise<void>
+  /** A connection is tracked: UDP, port 1000 to 2000. */
+  connection(source: string, destination: string): Promise<void>
+  /** Tracked connections, each `source destination`. */
+  connections(): Promise<string[]>
   /** Waits until `done` holds; fails loudly when it never does. */
   until(done: () => boolean): Promise<void>
   close(): Promise<void>
@@ -111,6 +115,7 @@ export function kernelContract(open: () => Promise<KernelWorld>): void {
   sysctlCases(() => world)
   tableCases(() => world)
   setCases(() => world)
+  connectionCases(() => world)
   watchCases(() => world, { link, set, remove })
 }
 
@@ -793,6 +798,28 @@ function watchCases(
     await world().device('kc-w1', [])
     await link('kc-w1')
     equal(seen.length, heard)
+  })
+}
+
+function connectionCases(world: () => KernelWorld): void {
+  test('connections of an address are forgotten, whoever began them; others stay', async () => {
+    const { kernel } = world()
+    for (const [source, destination] of [
+      ['10.95.0.7', '10.95.0.9'],
+      ['10.95.0.9', '10.95.0.7'],
+      ['10.95.0.8', '10.95.0.9'],
+      ['fd00:95::7', 'fd00:95::9'],
+      ['fd00:95::8', 'fd00:95::9'],
+    ] as const)
+      await world().connection(source, destination)
+    const left = async (): Promise<string[]> =>
+      (await world().connections()).filter(text => /^(10\.95|fd00:95)/.test(text)).sort()
+    equal((await left()).length, 5)
+    equal(await kernel.forgetConnections(Ip.of('10.95.0.7')), 2)
+    deepEqual(await left(), ['10.95.0.8 10.95.0.9', 'fd00:95::7 fd00:95::9', 'fd00:95::8 fd00:95::9'])
+    equal(await kernel.forgetConnections(Ip.of('fd00:95::7')), 1)
+    equal(await kernel.forgetConnections(Ip.of('fd00:95::7')), 0)
+    deepEqual(await left(), ['10.95.0.8 10.95.0.9', 'fd00:95::8 fd00:95::9'])
   })
 }
 

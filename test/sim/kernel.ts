@@ -40,6 +40,7 @@ export type KernelCall =
   | { readonly op: 'links' | 'routes' | 'readSets'; readonly family?: Family }
   | { readonly op: 'attachPod'; readonly link: PodLink }
   | { readonly op: 'detachPod'; readonly outside: string }
+  | { readonly op: 'forgetConnections'; readonly ip: Ip }
   | { readonly op: 'route'; readonly change: RouteChange }
   | { readonly op: 'ensureTunnel'; readonly device: TunnelDevice }
   | { readonly op: 'removeTunnel'; readonly name: string }
@@ -87,6 +88,8 @@ export class SimKernel implements Kernel {
   readonly writes: Record<string, number> = {}
   /** Pods by the path of their namespace. */
   readonly pods = new Map<string, SimPod>()
+  /** Tracked connections: who began, and who was meant after translation. */
+  connections: { readonly source: string; readonly destination: string }[] = []
 
   readonly #clock: Clock | undefined
   readonly #latencyMs: number
@@ -436,6 +439,14 @@ export class SimKernel implements Kernel {
     inToolsWords(() => this.#sets.restore(script))
   }
 
+  async forgetConnections(ip: Ip): Promise<number> {
+    await this.#enter({ op: 'forgetConnections', ip })
+    const left = this.connections.filter(one => one.source !== ip.key && one.destination !== ip.key)
+    const gone = this.connections.length - left.length
+    this.connections = left
+    return gone
+  }
+
   watch(on: (change: KernelChange) => void): Stop {
     // A wrapper of its own, so that the same function may watch twice.
     const watcher = (change: KernelChange): void => on(change)
@@ -615,6 +626,7 @@ function openSession(kernel: SimKernel): { kernel: Kernel; kill(): void } {
       restoreTable: (family, script) => call(() => kernel.restoreTable(family, script)),
       readSets: family => call(() => kernel.readSets(family)),
       changeSets: (family, script) => call(() => kernel.changeSets(family, script)),
+      forgetConnections: ip => call(() => kernel.forgetConnections(ip)),
       watch: on => {
         if (!alive) return () => undefined
         const stop = kernel.watch(on)

@@ -7,7 +7,7 @@
  */
 
 import { stat } from 'node:fs/promises'
-import type { Family } from '../../lib/ip.ts'
+import type { Family, Ip } from '../../lib/ip.ts'
 import type {
   AddressChange,
   AttachedPod,
@@ -25,10 +25,11 @@ import type {
   TunnelDevice,
 } from '../../lib/ports.ts'
 import { SystemError } from '../ffi.ts'
+import { forgetConnections } from './conntrack.ts'
 import { changeAddresses, decodeAddress, decodeLink, ensureTunnel, readLinks, removeTunnel } from './links.ts'
 import { Rtm, type Message } from './message.ts'
 import { changeNeighbours, readNeighbours } from './neighbours.ts'
-import { kernelError, NETLINK_ROUTE, NetlinkMonitor, NetlinkSocket } from './netlink.ts'
+import { kernelError, NETLINK_NETFILTER, NETLINK_ROUTE, NetlinkMonitor, NetlinkSocket } from './netlink.ts'
 import { attachPod, detachPod } from './pod.ts'
 import { changeRoutes, decodeRoute, readRoutes } from './routes.ts'
 import { changeSets, readSets } from './sets.ts'
@@ -68,6 +69,8 @@ export class LinuxKernel implements Kernel {
   /** Routes have a socket of their own, so that a long batch does not hold up a pod. */
   readonly #forRoutes: NetlinkSocket
   readonly #forLinks: NetlinkSocket
+  /** Opened when it is first needed. */
+  #forConnections: NetlinkSocket | undefined
   readonly #watchers = new Set<(change: KernelChange) => void>()
   #monitor: NetlinkMonitor | undefined
   #backends: Promise<Backends> | undefined
@@ -154,6 +157,10 @@ export class LinuxKernel implements Kernel {
     return changeSets(script)
   }
 
+  async forgetConnections(ip: Ip): Promise<number> {
+    return forgetConnections((this.#forConnections ??= new NetlinkSocket(NETLINK_NETFILTER)), ip)
+  }
+
   watch(on: (change: KernelChange) => void): Stop {
     // A wrapper of its own, so that the same function may watch twice.
     const watcher = (change: KernelChange): void => on(change)
@@ -179,6 +186,7 @@ export class LinuxKernel implements Kernel {
     this.#monitor = undefined
     this.#forRoutes.close()
     this.#forLinks.close()
+    this.#forConnections?.close()
   }
 
   #tell(change: KernelChange | undefined): void {
