@@ -155,8 +155,7 @@ function notificationText(
   timeZone: string | undefined,
 ): string | undefined {
   if (!record) return undefined
-  const text = record.text === undefined ? '' : ` "${record.text.replaceAll(/\p{Cc}/gu, '?')}"`
-  return `${record.code}/${record.subcode} ${record.words}${text}, ${when(record.at, nowMs, timeZone)}`
+  return `${record.words.replaceAll(/\p{Cc}/gu, '?')}, ${when(record.at, nowMs, timeZone)}`
 }
 
 const shownEvents = 5

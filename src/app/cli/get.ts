@@ -6,8 +6,20 @@
  */
 
 import { readFileSync } from 'node:fs'
-import { hasCode, reasonOf } from '../../lib/errors.ts'
-import { kindByWord, kindRows, nearest, parseAsNumber, type KindRow, type Resource } from '../../model/index.ts'
+import { CodedError, hasCode, reasonOf } from '../../lib/errors.ts'
+import type { WatchLost } from '../../lib/ports.ts'
+import {
+  decodeResource,
+  kindByWord,
+  kindRows,
+  nearest,
+  parseAsNumber,
+  parseKey,
+  parseSelector,
+  resourcePrefix,
+  type KindRow,
+  type Resource,
+} from '../../model/index.ts'
 import { exitCodes, Failure, type Problem } from '../report.ts'
 import { readDocuments } from './documents.ts'
 import { jsonText, paddedTable, yamlText } from './layout.ts'
@@ -31,16 +43,72 @@ interface Found {
 export async function get(call: Invocation): Promise<number> {
   const form = formOf(call)
   const row = call.flags.filename === undefined ? askedKind(call) : undefined
+  const matches = labelFilter(call)
+  if (call.flags.watch && (!row || call.args.length > 1))
+    throw usage('`-w` watches a whole kind', 'leave out the names, or -w')
   return withConnection(call, async connection => {
-    const found = row ? await byKind(call, connection, row) : await byFile(call, connection)
-    const text = await print(call, connection, found, form)
-    call.world.out(text)
+    const all = row ? await byKind(call, connection, row) : await byFile(call, connection)
+    const found = { ...all, items: all.items.filter(item => matches(item)) }
+    call.world.out(await print(call, connection, found, form))
     if (found.problems.length > 0)
       throw new Failure(found.problems, exitCodes.failed, {
         calico: `failed to get resources: ${found.problems.map(problem => problem.message).join(', ')}`,
       })
+    if (call.flags.watch) await follow(call, connection, found, form, matches)
     return exitCodes.done
   })
+}
+
+/** Which resources `--selector` means; D08 when it is none. */
+function labelFilter({ flags }: Invocation): (resource: Resource) => boolean {
+  if (flags.selector === undefined) return () => true
+  const parsed = parseSelector(flags.selector)
+  if (parsed.ok) return ({ metadata }) => parsed.selector.matches(metadata.labels ?? {})
+  const { message, suggestion } = parsed.error
+  throw new Failure(
+    [{ code: 'D08', message: `selector: ${message}`, ...(suggestion !== undefined && { hint: suggestion }) }],
+    exitCodes.usage,
+  )
+}
+
+/** Rows of what changes after the list, as kubectl appends them; ends when the store's history is lost. */
+async function follow(
+  call: Invocation,
+  connection: Connection,
+  { row, revision }: Found,
+  form: Form,
+  matches: (resource: Resource) => boolean,
+): Promise<void> {
+  const { namespace } = call.flags
+  const prefix = resourcePrefix(
+    row!.kind,
+    row!.namespaced && !isEverywhere(call) ? (namespace ?? 'default') : undefined,
+  )
+  const quiet = { ...call, flags: { ...call.flags, headers: false } }
+  const show = async (item: Resource) => {
+    if (!matches(item)) return
+    const one: Found = { named: true, row, items: [item], revision: 0, problems: [] }
+    const text = await print(quiet, connection, one, form)
+    call.world.out(form.kind === 'table' || form.kind === 'wide' ? text.replace(/\n\n$/, '\n') : `${text.trimEnd()}\n`)
+  }
+  const reason = await new Promise<WatchLost>(lost => {
+    connection.store.watch(prefix, revision, {
+      changes: batch => {
+        for (const change of batch) {
+          const ref = parseKey(change.kind === 'put' ? change.entry.key : change.key)
+          if (change.kind === 'delete' || ref?.type !== 'resource') continue
+          const decoded = decodeResource(ref, change.entry.value, change.entry.modRevision)
+          if (decoded.ok) void show(decoded.value)
+        }
+      },
+      lost,
+    })
+  })
+  throw new CodedError({ code: 'unavailable' }, `the watch has ended: ${reason.code}`)
+}
+
+function isEverywhere({ flags }: Invocation): boolean {
+  return (flags.allNamespaces || flags.a) ?? false
 }
 
 // --------------------------------------------------------------------------------------------------------- reading

@@ -80,6 +80,8 @@ export const verbs: readonly VerbRow[] = [
       skipEmpty,
       { flags: '-A, --all-namespaces', about: 'resources of every namespace' },
       { flags: '-a', about: 'as -A', hidden: true },
+      { flags: '--selector <selector>', about: `those whose labels fit: "rack == 'r1'"` },
+      { flags: '-w, --watch', about: 'then every change as a row (or -o json document), until interrupted' },
       { flags: '--export', about: 'without what only this cluster knows (named resources)' },
     ],
     load: async () => (await import('./get.ts')).get,

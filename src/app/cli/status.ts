@@ -34,6 +34,8 @@ export interface ClusterView {
 const fullWarn = 80
 const fullFail = 95
 const mostFindings = 10
+/** An agent that has just started may still be on its way. */
+const startingMs = 30_000
 /** An agent writes its record every 30 s at least. */
 const oldRecordMs = 90_000
 
@@ -110,7 +112,10 @@ export function findingsOf(view: ClusterView, wallMs: number): ClusterFinding[] 
       hint: `on ${down[0]!.node}: manxctl node status`,
     })
   }
-  const waiting = records.filter(record => record.ready === false && !down.includes(record))
+  const waiting = records.filter(
+    record =>
+      record.ready === false && !down.includes(record) && wallMs - (parseStamp(record.startedAt) ?? 0) > startingMs,
+  )
   if (waiting.length > 0)
     found.push({
       severity: 'WARN',

@@ -228,6 +228,38 @@ spec:
     })
 })
 
+describe('--selector', () => {
+  test('those whose labels fit; what is no selector is D08', async () => {
+    const desk = await homelab()
+    await desk.run('label', 'node', 'node-b', 'rack=r1')
+    expect((await desk.run('get', 'nodes', '-o', 'name', '--selector', "rack == 'r1'")).out).toBe('node/node-b\n')
+    expect((await desk.run('get', 'nodes', '-o', 'name', '--selector=!has(rack)')).out).toBe('node/node-a\n')
+    const said = await desk.run('get', 'nodes', '--selector', 'rack')
+    expect(said.code).toBe(2)
+    expect(said.err).toMatch(/^error\[D08\]: selector: expected/)
+  })
+})
+
+describe('-w', () => {
+  test('rows of what changes after the list, until the history is lost', async () => {
+    const desk = await homelab()
+    const running = desk.run('get', 'tiers', '-w')
+    await desk.clock.settle()
+    await desk.put('Tier', 'later', { order: 20 })
+    await desk.put('Node', 'other', {})
+    desk.store.faults.lostWatch = 1
+    await desk.put('Tier', 'last', { order: 30 })
+    const said = await running
+    expect(said.out).toBe('NAME       ORDER   \nplatform   10      \n\nlater   20      \n')
+    expect(said).toMatchObject({ code: 5 })
+    expect(said.err).toContain('the watch has ended: compacted')
+  })
+
+  test('only of a whole kind', async () => {
+    expect((await new Desk().run('get', 'tier', 'x', '-w')).code).toBe(2)
+  })
+})
+
 describe('what is not there', () => {
   test('is told after what was found', async () => {
     const desk = await homelab()

@@ -3,6 +3,8 @@
 import { describe, expect, test } from 'vitest'
 import { causeCodes, faults, faultOf } from '../../../src/app/faults.ts'
 import { parseNodeStatus } from '../../../src/app/lab/lab.ts'
+import { problemOf } from '../../../src/app/report.ts'
+import { CodedError } from '../../../src/lib/errors.ts'
 import { Desk } from './world.ts'
 
 const now = Date.UTC(2026, 10, 20, 12, 10, 43)
@@ -47,12 +49,12 @@ const nodeC = peer({
   cause: { code: 'no-answer', text: 'no answer on TCP 179: 9 tries' },
   timers: { nextDialSeconds: 3.2 },
   maxPrefix: { limit: 4096, action: 'warn' },
-  lastSent: { at: at('2026-11-20T12:09:31'), code: 4, subcode: 0, words: 'hold timer expired', dataHex: '' },
+  lastSent: { at: at('2026-11-20T12:09:31'), code: 4, subcode: 0, words: '4/0 hold timer expired', dataHex: '' },
   lastReceived: {
     at: at('2026-11-12T09:19:00'),
     code: 6,
     subcode: 2,
-    words: 'administrative shutdown',
+    words: '6/2 cease, administrative shutdown "kernel upgrade"',
     text: 'kernel upgrade',
     dataHex: '',
   },
@@ -215,7 +217,7 @@ Session   10.0.0.11 -> 10.0.0.13:179, next dial in 4 s, IPv4
           password set, GTSM off, max-prefix warn at 4,096
 Routes    none
 Last sent 4/0 hold timer expired, 12:09:31
-Last received 6/2 administrative shutdown "kernel upgrade", 11-12 09:19
+Last received 6/2 cease, administrative shutdown "kernel upgrade", 11-12 09:19
 Events (last 3 of 3)
   12:09:36     Connect -> Active           TCP: timed out  9 times
   12:09:31     Established -> Connect      hold timer expired
@@ -244,6 +246,13 @@ describe('the catalogue', () => {
     expect(new Set(faults.map(fault => fault.code)).size).toBe(faults.length)
     for (const code of Object.values(causeCodes)) expect(faultOf(code)?.code).toBe(code)
   })
+
+  const ports = ['not-permitted', 'no-agent', 'timeout', 'address-in-use', 'unavailable', 'unknown-outcome', 'denied']
+  const rooms = ['conflict', 'does-not-exist', 'already-exists', 'read-only', 'in-use', 'overlap', 'invalid', 'other']
+  for (const code of [...ports, ...rooms])
+    test(`an error \`${code}\` of a port or room is printed with a code that has help`, () => {
+      expect(faultOf(problemOf(new CodedError({ code }, 'x')).problem.code)).toBeDefined()
+    })
 
   test('help CODE prints meaning and remedy', async () => {
     expect((await new Desk().run('help', 'b01')).out).toBe(

@@ -1,6 +1,6 @@
 /** A world for the CLI's tests: the simulated store, a virtual clock, an agent that answers what the test says. */
 
-import { mkdtempSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { run } from '../../../src/app/cli/main.ts'
@@ -20,6 +20,17 @@ export interface Said {
   readonly err: string
 }
 
+const folders: string[] = []
+process.once('exit', () => {
+  for (const folder of folders) rmSync(folder, { recursive: true, force: true })
+})
+
+function scratch(): string {
+  const folder = mkdtempSync(join(tmpdir(), 'manx-cli-'))
+  folders.push(folder)
+  return folder
+}
+
 /** One cluster and one operator in front of it. */
 export class Desk {
   readonly clock = new SimClock(Date.UTC(2026, 10, 19, 12, 10, 43))
@@ -28,7 +39,7 @@ export class Desk {
   readonly resources = new Resources({ store: this.store.client('test'), clock: this.clock, random: this.random })
   /** Answers of the agent by path; without one there is no agent. */
   readonly views = new Map<string, unknown>()
-  readonly folder = mkdtempSync(join(tmpdir(), 'manx-cli-'))
+  readonly folder = scratch()
   strict = false
   interactive = false
   columns: number | undefined
