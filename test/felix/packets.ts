@@ -1,8 +1,9 @@
 /**
  * A packet filter for tests: runs rendered chains over one packet, as the kernel would.
  *
- * Understands what felix renders for policies and throws at anything else, so that a rule it does not know cannot pass
- * unseen. Sets are given by name with their members as ipset prints them.
+ * Understands what felix renders and throws at anything else, so that a rule it does not know cannot pass unseen. Sets
+ * are given by name with their members as ipset prints them. Chains come as felix renders them, or read from the text
+ * of `iptables-save` by `readTable`. What a rule's words mean is worked out once per rule and member list.
  */
 
 import { Ip, Prefix } from '../../src/lib/ip.ts'
@@ -17,33 +18,35 @@ export interface Packet {
   readonly destinationPort: number
   readonly icmpType: number
   readonly icmpCode: number
+  /** Where it came in and where it will leave; only rules that ask need them. */
+  readonly inLink?: string
+  readonly outLink?: string
 }
 
 export interface Outcome {
   readonly verdict: 'return' | 'drop' | 'accept'
   readonly mark: number
+  /** Chain and rule that ended it; undefined when it came back from the chain's end. */
+  readonly by?: string
 }
 
-export function run(
-  chains: ReadonlyMap<string, Chain>,
-  name: string,
-  packet: Packet,
-  sets: ReadonlyMap<string, readonly string[]>,
-  mark = 0,
-): Outcome {
+type Sets = ReadonlyMap<string, readonly string[]>
+
+export function run(chains: ReadonlyMap<string, Chain>, name: string, packet: Packet, sets: Sets, mark = 0): Outcome {
   const chain = chains.get(name)
   if (!chain) throw new Error(`no chain ${name}`)
   for (const rule of chain.rules) {
-    if (!matches(rule, packet, mark, sets)) continue
+    if (!conditionsOf(rule).every(condition => condition(packet, mark, sets))) continue
+    const by = `${name}: ${rule.match} ${rule.action}`
     const [verb, target = '', ...options] = rule.action.split(' ')
     if (target === 'MARK') {
       const [value = 0, mask = 0] = options[1]!.split('/').map(Number)
       // As the kernel's xmark: the bits of the mask are cleared, then those of the value turned over.
       mark = ((mark & ~mask) ^ value) >>> 0
-    } else if (target === 'LOG') continue
+    } else if (target === 'LOG' || target === 'NFLOG' || rule.action === '') continue
     else if (target === 'RETURN') return { verdict: 'return', mark }
-    else if (target === 'DROP' || target === 'REJECT') return { verdict: 'drop', mark }
-    else if (target === 'ACCEPT') return { verdict: 'accept', mark }
+    else if (target === 'DROP' || target === 'REJECT') return { verdict: 'drop', mark, by }
+    else if (target === 'ACCEPT') return { verdict: 'accept', mark, by }
     else {
       const inner = run(chains, target, packet, sets, mark)
       if (inner.verdict !== 'return' || verb === '-g') return inner
@@ -53,8 +56,41 @@ export function run(
   return { verdict: 'return', mark }
 }
 
-function matches(rule: Rule, packet: Packet, mark: number, sets: ReadonlyMap<string, readonly string[]>): boolean {
+/** The chains of a table as `iptables-save` prints it, and the policies of those that are built in. */
+export function readTable(text: string): { chains: Map<string, Chain>; policies: Map<string, string> } {
+  const chains = new Map<string, Chain & { rules: Rule[] }>()
+  const policies = new Map<string, string>()
+  for (const line of text.split('\n')) {
+    const [first = '', policy = ''] = line.split(' ')
+    if (first.startsWith(':')) {
+      const name = first.slice(1)
+      chains.set(name, { name, rules: [], whenRefused: 'drop' })
+      if (policy !== '-') policies.set(name, policy)
+    } else if (first === '-A') {
+      const rule = line.slice(`-A ${policy} `.length).replace(/-m comment --comment (?:"(?:[^"\\]|\\.)*"|\S+) ?/g, '')
+      const at = /(?:^| )(-[jg] .*)$/.exec(rule)
+      chains.get(policy)!.rules.push({ match: at ? rule.slice(0, at.index).trim() : rule, action: at?.[1] ?? '' })
+    }
+  }
+  return { chains, policies }
+}
+
+// --------------------------------------------------------------------------------------------------- what words mean
+
+type Condition = (packet: Packet, mark: number, sets: Sets) => boolean
+
+const conditions = new WeakMap<Rule, readonly Condition[]>()
+const memberLists = new WeakMap<readonly string[], readonly Prefix[]>()
+
+function conditionsOf(rule: Rule): readonly Condition[] {
+  let known = conditions.get(rule)
+  if (!known) conditions.set(rule, (known = read(rule)))
+  return known
+}
+
+function read(rule: Rule): Condition[] {
   const words = rule.match === '' ? [] : rule.match.split(' ')
+  const found: Condition[] = []
   let not = false
   for (let i = 0; i < words.length; i++) {
     const word = words[i]!
@@ -66,50 +102,79 @@ function matches(rule: Rule, packet: Packet, mark: number, sets: ReadonlyMap<str
       i++
       continue
     }
-    const value = words[++i]!
-    let is: boolean
-    switch (word) {
-      case '-p':
-        is = packet.protocol === value
-        break
-      case '-s':
-        is = Prefix.of(value).contains(packet.source)
-        break
-      case '-d':
-        is = Prefix.of(value).contains(packet.destination)
-        break
-      case '--dport':
-      case '--destination-ports':
-        is = hasPort(packet.destinationPort, value)
-        break
-      case '--source-ports':
-        is = hasPort(packet.sourcePort, value)
-        break
-      case '--mark': {
-        const [wanted = 0, mask = 0] = value.split('/').map(Number)
-        is = (mark & mask) >>> 0 === wanted
-        break
-      }
-      case '--icmp-type':
-      case '--icmpv6-type': {
-        const [type, code] = value.split('/').map(Number)
-        is = packet.icmpType === type && (code === undefined || packet.icmpCode === code)
-        break
-      }
-      case '--ctstate':
-        // Every packet here is the first of its connection.
-        is = value.split(',').includes('NEW')
-        break
-      case '--match-set':
-        is = inSet(sets.get(value) ?? [], words[++i]!, packet)
-        break
-      default:
-        throw new Error(`the test filter does not know \`${word}\` in \`${rule.match}\``)
-    }
-    if (is === not) return false
+    const condition = conditionOf(word, () => words[++i]!, rule)
+    found.push(not ? (packet, mark, sets) => !condition(packet, mark, sets) : condition)
     not = false
   }
-  return true
+  return found
+}
+
+function conditionOf(word: string, next: () => string, rule: Rule): Condition {
+  // The packets here have the source that belongs where they come from, so the reverse path always holds.
+  if (word === '--validmark' || word === '--loose') return () => true
+  if (word === '--invert' && rule.match.includes('-m rpfilter')) return () => false
+  const value = next()
+  switch (word) {
+    case '-p': {
+      const wanted = protocolNumber(value)
+      return packet => protocolNumber(packet.protocol) === wanted
+    }
+    case '-s':
+    case '-d': {
+      const net = Prefix.of(value)
+      return packet => net.contains(word === '-s' ? packet.source : packet.destination)
+    }
+    case '-i':
+      return packet => isLink(packet.inLink, value)
+    case '-o':
+      return packet => isLink(packet.outLink, value)
+    case '--dport':
+    case '--dports':
+    case '--destination-ports':
+      return packet => hasPort(packet.destinationPort, value)
+    case '--sport':
+    case '--sports':
+    case '--source-ports':
+      return packet => hasPort(packet.sourcePort, value)
+    case '--mark': {
+      const [wanted = 0, mask = 0xffffffff] = value.split('/').map(Number)
+      return (_packet, mark) => (mark & mask) >>> 0 === wanted
+    }
+    case '--icmp-type':
+    case '--icmpv6-type': {
+      const [type, code] = value.split('/').map(Number)
+      return packet => packet.icmpType === type && (code === undefined || packet.icmpCode === code)
+    }
+    case '--ctstate':
+      // Every packet here is the first of its connection, and nobody's address is rewritten.
+      return () => value.split(',').includes('NEW')
+    case '--match-set': {
+      const way = next()
+      return (packet, _mark, sets) => inSet(sets.get(value) ?? [], way, packet)
+    }
+    default:
+      throw new Error(`the test filter does not know \`${word}\` in \`${rule.match}\``)
+  }
+}
+
+const protocolNumbers: Readonly<Record<string, number>> = {
+  icmp: 1,
+  ipip: 4,
+  tcp: 6,
+  udp: 17,
+  'ipv6-icmp': 58,
+  icmpv6: 58,
+  sctp: 132,
+  udplite: 136,
+}
+
+function protocolNumber(word: string): number {
+  return protocolNumbers[word] ?? Number(word)
+}
+
+function isLink(name: string | undefined, pattern: string): boolean {
+  if (name === undefined) throw new Error(`a rule asks for \`${pattern}\` of a packet without links`)
+  return pattern.endsWith('+') ? name.startsWith(pattern.slice(0, -1)) : name === pattern
 }
 
 function hasPort(port: number, list: string): boolean {
@@ -124,7 +189,11 @@ function hasPort(port: number, list: string): boolean {
 
 function inSet(members: readonly string[], way: string, packet: Packet): boolean {
   const ip = way.startsWith('src') ? packet.source : packet.destination
-  if (!way.includes(',')) return members.some(member => Prefix.of(member).contains(ip))
+  if (!way.includes(',')) {
+    let nets = memberLists.get(members)
+    if (!nets) memberLists.set(members, (nets = members.map(member => Prefix.of(member))))
+    return nets.some(net => net.contains(ip))
+  }
   const port = way.startsWith('src') ? packet.sourcePort : packet.destinationPort
   return members.includes(`${ip.key},${packet.protocol}:${port}`)
 }

@@ -1,0 +1,492 @@
+/**
+ * Policy sets on a seed: every field of a rule, every kind of policy, and the packets that tell them apart.
+ *
+ * What is drawn is small on purpose (three namespaces, few labels, few ports), so that rules meet packets often, and
+ * conditions are few per rule, so that rules meet packets at all. Everything passes the model's own validation, as
+ * `manxctl apply` would have it: a document that does not is a fault of this file and ends the run.
+ */
+
+import { Prefix, type Family } from '../../src/lib/ip.ts'
+import {
+  apiVersion,
+  type EndpointPort,
+  type EntityRule,
+  type KubernetesPeer,
+  type KubernetesPort,
+  type LabelSelector,
+  type PolicyRule,
+  type WorkloadEndpoint,
+} from '../../src/model/index.ts'
+import type { SimRandom } from '../sim/clock.ts'
+import { faultsOf, podOn, protocols, stations, type Document, type PolicySet, type Probe } from './cluster.ts'
+
+type Direction = 'ingress' | 'egress'
+
+const namespaces = ['red', 'blue', 'green']
+const accounts = ['default', 'runner', 'api-x']
+const labelValues: Readonly<Record<string, readonly string[]>> = {
+  app: ['web', 'db', 'web-cache'],
+  tier: ['front', 'back'],
+  'example.org/env': ['prod', 'dev'],
+}
+const namespaceLabels: Readonly<Record<string, readonly string[]>> = { team: ['a', 'b'], 'zone.x/y': ['near', 'far'] }
+const accountLabels: Readonly<Record<string, readonly string[]>> = { role: ['ci', 'ops'] }
+const portNames = ['http', 'dns', 'assoc', 'alt.1_x']
+const portNumbers = [53, 80, 443, 5000, 8080]
+const ranges = ['80:443', '5000:5001', '8000:9000', '1:65535', '1:1024']
+const sourceNumbers = [1024, 2000, 40000]
+/** Types that begin a conversation as conntrack sees it; all others are invalid before any policy. */
+const icmpTypes: Readonly<Record<Family, readonly number[]>> = { 4: [8, 13, 15, 17], 6: [128, 139] }
+const icmpCodes = [0, 0, 3]
+
+/** Documents and packets of one seed. */
+export function generateSet(random: SimRandom, name: string): { set: PolicySet; probes: Probe[] } {
+  const set = { name, documents: new Generator(random).documents() }
+  for (const document of set.documents) {
+    const [fault] = faultsOf(document)
+    if (fault)
+      throw new Error(`${name}: not valid: ${fault.message} at ${fault.path.join('.')}: ${JSON.stringify(document)}`)
+  }
+  return { set, probes: probesFor(set, random) }
+}
+
+class Generator {
+  readonly #random: SimRandom
+  readonly #names = new Set<string>()
+
+  constructor(random: SimRandom) {
+    this.#random = random
+  }
+
+  documents(): Document[] {
+    const r = this.#random
+    const tiers = some(r, ['early', 'late', 'twin'], 0.4)
+    const all = [
+      'default',
+      'default',
+      'default',
+      ...tiers,
+      ...tiers,
+      ...(r.chance(0.2) ? ['kube-admin', 'kube-baseline'] : []),
+    ]
+    const times = <T>(n: number, make: () => T): T[] => Array.from({ length: n }, make)
+    return [
+      ...namespaces.map(name => kubernetes('v1', 'Namespace', { name, labels: this.#labels(namespaceLabels, 0.6) })),
+      ...namespaces.flatMap(namespace =>
+        accounts.map(name =>
+          kubernetes('v1', 'ServiceAccount', { name, namespace, labels: this.#labels(accountLabels, 0.5) }),
+        ),
+      ),
+      ...tiers.map(
+        (name): Document => ({
+          kind: 'Tier',
+          apiVersion,
+          metadata: { name },
+          spec: {
+            ...(r.chance(0.8) ? { order: r.pick([1, 1, 500.5, 2_000_000, -3]) } : {}),
+            ...(r.chance(0.7) ? { defaultAction: r.pick(['Deny', 'Pass'] as const) } : {}),
+          },
+        }),
+      ),
+      ...(r.chance(0.5) ? [this.#profile()] : []),
+      ...this.#pods(),
+      ...times(r.below(3), () => this.#networkSet()),
+      ...times(1 + r.below(5), () => this.#policy(r.pick(all))),
+      ...times(r.chance(0.4) ? 1 + r.below(3) : 0, () => this.#kubernetesPolicy()),
+    ]
+  }
+
+  #pods(): WorkloadEndpoint[] {
+    const r = this.#random
+    const pods = stations.filter(({ place }) => place !== 'outside')
+    return pods.map(({ name }) => {
+      const namespace = r.pick(namespaces)
+      const account = r.chance(0.7) ? r.pick(accounts) : undefined
+      const own = [`kns.${namespace}`, `ksa.${namespace}.${account ?? 'default'}`]
+      const isPlain = r.chance(0.15)
+      const profiles = r.chance(0.8) ? own : r.pick([[], ['net'], ['net', ...own], [...own, 'absent'], ['absent']])
+      return podOn({
+        station: name,
+        namespace,
+        // Kubernetes gives every pod of its own these two; what else a pod may name is for pods of others.
+        ...(isPlain ? { orchestrator: 'cni' as const, profiles } : {}),
+        labels: {
+          ...this.#labels(labelValues, 0.7),
+          ...(r.chance(0.1) ? { 'pcns.team': 'a', 'pcsa.role': 'ci' } : {}),
+        },
+        ...(account === undefined ? {} : { account }),
+        ports: this.#ports(),
+      })
+    })
+  }
+
+  #ports(): EndpointPort[] {
+    const r = this.#random
+    return some(r, portNames, 0.5).map(name => ({
+      name,
+      protocol: r.pick(['TCP', 'TCP', 'UDP', 'SCTP', 6]),
+      port: r.pick(portNumbers),
+    }))
+  }
+
+  #profile(): Document {
+    const rules = (direction: Direction) => this.#rules(direction, '', 2)
+    const labelsToApply = this.#labels({ app: ['inherited'], extra: ['1'] }, 0.6)
+    return {
+      kind: 'Profile',
+      apiVersion,
+      metadata: { name: 'net' },
+      spec: { ingress: rules('ingress'), egress: rules('egress'), labelsToApply },
+    }
+  }
+
+  #networkSet(): Document {
+    const r = this.#random
+    const nets = Array.from({ length: r.below(4) }, () => {
+      const net = this.#net(r.pick([4, 6]))
+      return net.isHost() && r.chance(0.5) ? net.ip.key : net.key
+    })
+    const metadata = { name: this.#name('set'), labels: this.#labels(labelValues, 0.7) }
+    return r.chance(0.5)
+      ? { kind: 'GlobalNetworkSet', apiVersion, metadata, spec: { nets } }
+      : { kind: 'NetworkSet', apiVersion, metadata: { ...metadata, namespace: r.pick(namespaces) }, spec: { nets } }
+  }
+
+  #policy(tier: string): Document {
+    const r = this.#random
+    const namespace = r.chance(0.5) ? r.pick(namespaces) : ''
+    const isStaged = r.chance(0.1)
+    const directions = r.pick([['ingress'], ['egress'], ['ingress', 'egress'], []] as const)
+    const types = r.pick([
+      undefined,
+      undefined,
+      ['Ingress'],
+      ['Egress'],
+      ['Ingress', 'Egress'],
+      ['Egress', 'Ingress'],
+    ] as const)
+    const spec = {
+      ...(tier === 'default' && r.chance(0.5) ? {} : { tier }),
+      ...(r.chance(0.8) ? { order: r.pick([1, 2, 2, 1000, 1000.5, -1]) } : {}),
+      ...(r.chance(0.15) ? {} : { selector: this.#selector(labelValues) }),
+      ...(r.chance(0.15) ? { serviceAccountSelector: this.#selector(accountLabels) } : {}),
+      ...(r.chance(0.1) ? { performanceHints: ['AssumeNeededOnEveryNode'] } : {}),
+      ...(types ? { types } : {}),
+      ...Object.fromEntries(directions.map(direction => [direction, this.#rules(direction, namespace, 4)])),
+    }
+    const global = {
+      ...(r.chance(0.3) ? { namespaceSelector: this.#namespaceSelector(false) } : {}),
+      ...(r.chance(0.1) ? { applyOnForward: true, ...(r.chance(0.5) ? { doNotTrack: true } : {}) } : {}),
+    }
+    const staged = isStaged ? { stagedAction: r.pick(['Set', 'Learn'] as const) } : {}
+    const metadata = { name: this.#name('p') }
+    const kind = `${isStaged ? 'Staged' : ''}${namespace === '' ? 'Global' : ''}NetworkPolicy`
+    return {
+      kind,
+      apiVersion,
+      metadata: namespace === '' ? metadata : { ...metadata, namespace },
+      spec: { ...spec, ...staged, ...(namespace === '' ? global : {}) },
+    } as Document
+  }
+
+  // -------------------------------------------------------------------------------------------------------- rules
+
+  #rules(direction: Direction, namespace: string, most: number): PolicyRule[] {
+    return Array.from({ length: this.#random.below(most + 1) }, () => this.#rule(direction, namespace))
+  }
+
+  #rule(_direction: Direction, namespace: string): PolicyRule {
+    const r = this.#random
+    const action = r.pick(['Allow', 'Allow', 'Allow', 'Deny', 'Deny', 'Pass', 'Log'] as const)
+    // The family that its networks are of, should it have any.
+    const family = r.pick([4, 6] as const)
+    const protocol = r.chance(0.55) ? this.#protocol() : undefined
+    const hasPorts = protocol !== undefined && ['TCP', 'UDP', 'SCTP', 6, 17, 132].includes(protocol)
+    const isIcmp = protocol === 'ICMP' || protocol === 1 || protocol === 'ICMPv6' || protocol === 58
+    const icmpFamily = protocol === 'ICMP' || protocol === 1 ? 4 : 6
+    // Of every four rules one looks at no side at all, so that what a side refuses is seen to come from the side.
+    const side = (way: 'source' | 'destination') =>
+      r.chance(0.6) ? this.#entity(way, hasPorts, isIcmp ? icmpFamily : family, namespace) : {}
+    const source = side('source')
+    const destination = side('destination')
+    const families = [source, destination].flatMap(({ nets = [], notNets = [] }) => [...nets, ...notNets])
+    const isBound = families.length > 0 || isIcmp
+    const bound = isIcmp ? icmpFamily : family
+    return {
+      action,
+      ...(r.chance(0.12) ? { ipVersion: isBound ? bound : family } : {}),
+      ...(protocol === undefined ? {} : { protocol }),
+      ...(r.chance(0.12) && !isIcmp ? { notProtocol: this.#otherProtocol() } : {}),
+      ...(isIcmp && r.chance(0.5) ? { icmp: this.#icmp(icmpFamily) } : {}),
+      ...(isIcmp && r.chance(0.3) ? { notICMP: this.#icmp(icmpFamily) } : {}),
+      ...(Object.keys(source).length > 0 ? { source } : {}),
+      ...(Object.keys(destination).length > 0 ? { destination } : {}),
+      ...(r.chance(0.05) ? { metadata: { annotations: { 'why-not': 'a "quoted" note' } } } : {}),
+    }
+  }
+
+  #protocol(): string | number {
+    return this.#random.pick([
+      'TCP',
+      'TCP',
+      'TCP',
+      'UDP',
+      'UDP',
+      'SCTP',
+      'ICMP',
+      'ICMPv6',
+      6,
+      17,
+      1,
+      58,
+      132,
+      253,
+      'UDPLite',
+    ])
+  }
+
+  #otherProtocol(): string | number {
+    return this.#random.pick(['TCP', 'UDP', 'SCTP', 17, 253])
+  }
+
+  #icmp(family: Family) {
+    const r = this.#random
+    const type = r.pick(icmpTypes[family])
+    return r.chance(0.5) ? { type } : { type, code: r.pick(icmpCodes) }
+  }
+
+  #entity(way: 'source' | 'destination', hasPorts: boolean, family: Family, namespace: string): EntityRule {
+    const r = this.#random
+    const few = <T>(make: () => T, least = 1): T[] => Array.from({ length: least + r.below(3) }, make)
+    const chance = (probability: number) => r.chance(probability)
+    const isSource = way === 'source'
+    const ports = (least: number) => (chance(0.05) ? manyPorts(r) : few(() => this.#port(isSource), least))
+    return {
+      ...(chance(0.2) ? { nets: few(() => this.#net(family).key) } : {}),
+      ...(chance(0.15) ? { notNets: few(() => this.#net(family, 1).key) } : {}),
+      ...(chance(0.3) ? { selector: this.#selector(labelValues) } : {}),
+      ...(chance(0.12) ? { notSelector: this.#selector(labelValues) } : {}),
+      ...(chance(0.2) ? { namespaceSelector: this.#namespaceSelector(namespace === '' || chance(0.7)) } : {}),
+      ...(chance(0.12) ? { serviceAccounts: this.#serviceAccounts() } : {}),
+      ...(hasPorts && chance(isSource ? 0.15 : 0.6) ? { ports: ports(1) } : {}),
+      ...(hasPorts && chance(isSource ? 0.08 : 0.2) ? { notPorts: ports(1) } : {}),
+    }
+  }
+
+  #serviceAccounts() {
+    const r = this.#random
+    const names = some(r, accounts, 0.4)
+    const selector = this.#selector(accountLabels)
+    return r.pick([{ names }, { selector }, { names, selector }])
+  }
+
+  #port(isSource: boolean): number | string {
+    const r = this.#random
+    if (isSource) return r.pick([...sourceNumbers, '1000:2000', '30000:65535', 'http'])
+    return r.chance(0.35) ? r.pick(portNames) : r.chance(0.3) ? r.pick(ranges) : r.pick(portNumbers)
+  }
+
+  /** A network that holds some station, or none at all. */
+  #net(family: Family, least = 0): Prefix {
+    const r = this.#random
+    const { ip } = r.pick(stations)
+    const lengths =
+      family === 4 ? [0, 8, 23, 24, 26, 28, 29, 30, 31, 32, 32] : [0, 16, 63, 64, 112, 122, 125, 126, 127, 128, 128]
+    const length = r.pick(lengths.filter(one => one >= least))
+    const far = family === 4 ? Prefix.of('192.0.2.0/24') : Prefix.of('2001:db8::/32')
+    return r.chance(0.1) ? far : new Prefix(ip[family], length)
+  }
+
+  #namespaceSelector(mayBeGlobal: boolean): string {
+    const r = this.#random
+    if (r.chance(0.15)) return 'all()'
+    if (mayBeGlobal && r.chance(0.15)) return 'global()'
+    if (r.chance(0.2)) return `projectcalico.org/name == '${r.pick(namespaces)}'`
+    if (r.chance(0.1)) return `kubernetes.io/metadata.name in {'${r.pick(namespaces)}', 'x'}`
+    return this.#selector(namespaceLabels)
+  }
+
+  // ------------------------------------------------------------------------------------------- labels and selectors
+
+  #selector(from: Readonly<Record<string, readonly string[]>>, depth = 0): string {
+    const r = this.#random
+    const again = () => this.#selector(from, depth + 1)
+    if (depth < 2 && r.chance(0.25))
+      return r.pick([`${again()} && ${again()}`, `(${again()} || ${again()})`, `!(${again()})`])
+    if (r.chance(0.08)) return depth === 0 ? r.pick(['all()', '', 'all( )']) : 'all()'
+    const [label, values] = r.pick(Object.entries(from))
+    const value = r.pick([...values, 'nobody'])
+    const quoted = r.chance(0.5) ? `"${value}"` : `'${value}'`
+    return r.pick([
+      `${label} == ${quoted}`,
+      `${label}==${quoted}`,
+      `${label} != ${quoted}`,
+      `${label} in {${quoted}, 'other'}`,
+      `${label} not in { ${quoted} }`,
+      `${label} notin {${quoted},}`,
+      `has(${label})`,
+      `!has(${label})`,
+      `${label} contains '${value.slice(1, 3)}'`,
+      `${label} starts with '${value.slice(0, 2)}'`,
+      `${label} ends  with '${value.slice(-2)}'`,
+    ])
+  }
+
+  #labels(from: Readonly<Record<string, readonly string[]>>, probability: number): Record<string, string> {
+    const labels = some(this.#random, Object.keys(from), probability)
+    return Object.fromEntries(labels.map(label => [label, this.#random.pick(from[label]!)]))
+  }
+
+  #name(prefix: string): string {
+    for (;;) {
+      const name = `${prefix}${this.#random.below(100)}`
+      if (this.#names.has(name)) continue
+      this.#names.add(name)
+      return name
+    }
+  }
+
+  // ---------------------------------------------------------------------------------------------------- Kubernetes
+
+  #kubernetesPolicy(): Document {
+    const r = this.#random
+    const list = <T>(make: () => T): T[] => Array.from({ length: r.below(3) }, make)
+    const peers = () => list(() => this.#peer())
+    const ports = () => list(() => this.#kubernetesPort())
+    const ingress = list(() => ({
+      ...(r.chance(0.8) ? { from: peers() } : {}),
+      ...(r.chance(0.5) ? { ports: ports() } : {}),
+    }))
+    const egress = list(() => ({
+      ...(r.chance(0.8) ? { to: peers() } : {}),
+      ...(r.chance(0.5) ? { ports: ports() } : {}),
+    }))
+    const types = r.pick([undefined, ['Ingress'], ['Egress'], ['Ingress', 'Egress']])
+    const name = this.#name('k')
+    return kubernetes(
+      'networking.k8s.io/v1',
+      'NetworkPolicy',
+      { name, namespace: r.pick(namespaces) },
+      {
+        podSelector: r.chance(0.3) ? {} : this.#labelSelector(labelValues),
+        ...(r.chance(0.8) ? { ingress } : {}),
+        ...(r.chance(0.5) ? { egress } : {}),
+        ...(types ? { policyTypes: types } : {}),
+      },
+    )
+  }
+
+  #peer(): KubernetesPeer {
+    const r = this.#random
+    if (r.chance(0.3)) {
+      const family = r.pick([4, 6] as const)
+      const block = this.#net(family)
+      const inside = this.#net(family, Math.max(1, block.length))
+      const except = block.contains(inside.ip) && inside.length > block.length ? [inside.key] : []
+      return { ipBlock: { cidr: block.key, ...(except.length > 0 ? { except } : {}) } }
+    }
+    const podSelector = r.chance(0.3) ? {} : this.#labelSelector(labelValues)
+    const namespaceSelector = r.chance(0.3) ? {} : this.#labelSelector(namespaceLabels)
+    return r.pick([{ podSelector }, { namespaceSelector }, { podSelector, namespaceSelector }])
+  }
+
+  #labelSelector(from: Readonly<Record<string, readonly string[]>>): LabelSelector {
+    const r = this.#random
+    const [key, values] = r.pick(Object.entries(from))
+    const value = r.pick(values)
+    return r.pick([
+      { matchLabels: { [key]: value } },
+      { matchExpressions: [{ key, operator: 'In' as const, values: [value, 'other'] }] },
+      { matchExpressions: [{ key, operator: 'NotIn' as const, values: [value] }] },
+      { matchExpressions: [{ key, operator: 'Exists' as const }] },
+      { matchExpressions: [{ key, operator: 'DoesNotExist' as const }] },
+    ])
+  }
+
+  #kubernetesPort(): KubernetesPort {
+    const r = this.#random
+    const protocol = r.chance(0.7) ? { protocol: r.pick(['TCP', 'UDP', 'SCTP']) } : {}
+    const port = r.pick(portNumbers)
+    return r.pick([
+      { ...protocol },
+      { ...protocol, port },
+      { ...protocol, port, endPort: port + 1000 },
+      { ...protocol, port: 'http' },
+    ])
+  }
+}
+
+/** More than one line of `multiport` takes. */
+function manyPorts(r: SimRandom): (number | string)[] {
+  return [...Array.from({ length: 14 }, (_, i) => 10 + i * 2), r.pick(ranges), r.pick(portNumbers), r.pick(portNames)]
+}
+
+function kubernetes(
+  version: string,
+  kind: string,
+  metadata: { name: string; namespace?: string; labels?: Record<string, string> },
+  spec?: object,
+): Document {
+  return { apiVersion: version, kind, metadata, ...(spec ? { spec } : {}) }
+}
+
+function some<T>(r: SimRandom, from: readonly T[], probability: number): T[] {
+  return from.filter(() => r.chance(probability))
+}
+
+// ------------------------------------------------------------------------------------------------------------ packets
+
+const plainProtocols = [253, 112]
+
+/** One packet for every ordered pair and family, aimed at what the set talks about and at its edges. */
+export function probesFor(set: PolicySet, random: SimRandom): Probe[] {
+  const ports = portsIn(set)
+  const probes: Probe[] = []
+  for (const from of stations)
+    for (const to of stations) {
+      if (from === to) continue
+      for (const family of [4, 6] as const) {
+        const base = { from: from.name, to: to.name, family, sourcePort: 0, port: 0, type: 0, code: 0 }
+        // A source port that no other packet of the set has, unless a rule may want a certain one.
+        const withPorts = {
+          ...base,
+          sourcePort: random.chance(0.15) ? random.pick([...sourceNumbers, 1500]) : 20_000 + probes.length,
+          port: random.chance(0.8) ? random.pick(ports) : 1 + random.below(65_535),
+        }
+        const roll = random.below(20)
+        if (roll < 8) probes.push({ ...withPorts, protocol: protocols.tcp })
+        else if (roll < 13) probes.push({ ...withPorts, protocol: protocols.udp })
+        else if (roll < 16) probes.push({ ...withPorts, protocol: protocols.sctp })
+        else if (roll < 19) {
+          const type = random.pick([...icmpTypes[family], icmpTypes[family][0]!])
+          probes.push({
+            ...base,
+            protocol: family === 4 ? protocols.icmp : protocols.icmp6,
+            type,
+            code: random.pick(icmpCodes),
+          })
+        } else probes.push({ ...base, protocol: random.pick(plainProtocols) })
+      }
+    }
+  return probes
+}
+
+/** The ports that a set names, by number or by name, and their neighbours. */
+function portsIn({ documents }: PolicySet): number[] {
+  const ports = new Set(portNumbers)
+  const add = (text: unknown): void => {
+    for (const part of String(text).split(':')) {
+      const port = Number(part)
+      if (!Number.isInteger(port)) continue
+      for (const near of [port - 1, port, port + 1]) if (near > 0 && near < 65_536) ports.add(near)
+    }
+  }
+  const visit = (key: string, value: unknown): void => {
+    if (['port', 'endPort'].includes(key)) add(value)
+    else if (['ports', 'notPorts'].includes(key) && Array.isArray(value)) value.forEach(add)
+    if (typeof value === 'object' && value !== null)
+      for (const [name, inner] of Object.entries(value)) visit(name, inner)
+  }
+  for (const document of documents) visit('', document)
+  return [...ports]
+}
