@@ -16,6 +16,7 @@
 
 import { closeSync, readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import { createServer, Socket, type Server } from 'node:net'
+import { basename } from 'node:path'
 import { CodedError } from '../lib/errors.ts'
 import { Ip, type Family, type Prefix } from '../lib/ip.ts'
 import type { CloseReason, Conn, ConnEvents, DialOptions, Endpoint, Listener, Stop, Transport } from '../lib/ports.ts'
@@ -427,7 +428,7 @@ function holderOf(at: Endpoint): string | undefined {
   for (const pid of namesIn('/proc')) {
     if (!/^\d+$/.test(pid)) continue
     for (const fd of namesIn(`/proc/${pid}/fd`))
-      if (inodes.has(linkOf(`/proc/${pid}/fd/${fd}`))) return `${linesOf(`/proc/${pid}/comm`)[0] ?? '?'} (pid ${pid})`
+      if (inodes.has(linkOf(`/proc/${pid}/fd/${fd}`))) return `${programOf(pid)} (pid ${pid})`
   }
   return undefined
 }
@@ -447,6 +448,12 @@ function namesIn(path: string): string[] {
   } catch {
     return []
   }
+}
+
+/** By its command line: the name of the main thread, which /proc/PID/comm tells, says nothing for Node. */
+function programOf(pid: string): string {
+  const [command] = (linesOf(`/proc/${pid}/cmdline`)[0] ?? '').split('\0')
+  return basename(command ?? '') || (linesOf(`/proc/${pid}/comm`)[0] ?? '?')
 }
 
 function linkOf(path: string): string {
