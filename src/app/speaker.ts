@@ -291,6 +291,12 @@ export class BgpSpeaker {
     if (slot !== undefined) yield* bgp.advertisedTo(this.#rib, slot, family)
   }
 
+  /** The interface on which a link-local address is a peer's; undefined: it is none of ours. */
+  zoneOf(ip: Ip): string | undefined {
+    for (const peer of this.#peers.values()) if (peer.zone !== undefined && peer.address.equals(ip)) return peer.zone
+    return this.#ranges.peers.find(peer => peer.zone !== undefined && peer.address.equals(ip))?.zone
+  }
+
   /** True but worth knowing: eBGP peers without filters (RFC 8212). */
   get notes(): readonly string[] {
     return this.#notes

@@ -150,7 +150,12 @@ class Daemon {
     if (!fib) return []
     const { createKernel } = await import('../../platform/linux/kernel.ts')
     const kernel = await createKernel()
-    this.#kernelRoutes = new KernelRoutes(fib, { kernel, clock: this.#clock, log: this.#log })
+    this.#kernelRoutes = new KernelRoutes(fib, {
+      kernel,
+      clock: this.#clock,
+      log: this.#log,
+      zoneOf: ip => this.#speaker.zoneOf(ip),
+    })
     return this.#kernelRoutes.start()
   }
 

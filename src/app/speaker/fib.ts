@@ -7,13 +7,24 @@
  * has converged, then what nobody claims is swept, so a restart loses no packet (RFC 4724 §4.1). Stopping leaves all.
  *
  * The kernel forgets routes by itself, without a word when a link goes down: every change of links and addresses, and
- * every loss of a route of ours, leads to reading all of them back.
+ * every loss of a route of ours, leads to reading all of them back. A link-local next hop means nothing without its
+ * interface, which is that of the peer with this address; without such a peer the kernel refuses the route.
  */
 
 import type { RouteUpdate } from '../../bgp/index.ts'
 import { reasonOf } from '../../lib/errors.ts'
-import type { Family, Prefix } from '../../lib/ip.ts'
-import type { Clock, Kernel, KernelChange, KernelRoute, Log, RouteChange, Stop, Timer } from '../../lib/ports.ts'
+import type { Family, Ip, Prefix } from '../../lib/ip.ts'
+import type {
+  Clock,
+  Kernel,
+  KernelChange,
+  KernelRoute,
+  Log,
+  NextHop,
+  RouteChange,
+  Stop,
+  Timer,
+} from '../../lib/ports.ts'
 import { Coalesced } from '../../lib/serial.ts'
 import type { Fib } from './plan.ts'
 
@@ -26,6 +37,8 @@ export interface FibDeps {
   readonly clock: Clock
   readonly kernel: Kernel
   readonly log: Log
+  /** The interface on which this link-local address is a peer of ours. */
+  zoneOf(ip: Ip): string | undefined
 }
 
 export interface FibSnapshot {
@@ -34,17 +47,26 @@ export interface FibSnapshot {
   readonly refused: readonly { readonly prefix: string; readonly why: string }[]
 }
 
+interface Wanted {
+  readonly prefix: Prefix
+  readonly nextHops: readonly Ip[]
+}
+
 const mostShown = 100
 
 export class KernelRoutes {
   readonly #mark: Fib
   readonly #deps: FibDeps
-  readonly #desired = new Map<string, KernelRoute>()
+  readonly #desired = new Map<string, Wanted>()
+  /** As far as known; a route is taken away by all that it is, not by its prefix. */
+  readonly #actual = new Map<string, KernelRoute>()
   /** Prefixes whose route may differ from what is desired. */
   readonly #dirty = new Map<string, Prefix>()
   readonly #refused = new Map<string, string>()
   readonly #swept = new Set<Family>()
   readonly #pass: Coalesced
+  /** Index by name. */
+  #links: ReadonlyMap<string, number> = new Map()
   #watch: Stop | undefined
   #retry: Timer | undefined
   #readBack: Timer | undefined
@@ -59,6 +81,7 @@ export class KernelRoutes {
   /** Looks at what an earlier run left; answers the families for which the kernel still forwards. */
   async start(): Promise<Family[]> {
     this.#watch = this.#deps.kernel.watch(change => this.#kernelChanged(change))
+    await this.#readLinks()
     const kept: Family[] = []
     for (const family of families) if ((await this.#ours(family)).length > 0) kept.push(family)
     return kept
@@ -67,7 +90,7 @@ export class KernelRoutes {
   routesChanged(changes: readonly RouteUpdate[]): void {
     for (const { prefix, nextHops, source } of changes) {
       const { key } = prefix
-      if (nextHops.length > 0 && source !== 'local') this.#desired.set(key, this.#routeTo(prefix, nextHops))
+      if (nextHops.length > 0 && source !== 'local') this.#desired.set(key, { prefix, nextHops })
       else if (!this.#desired.delete(key)) continue
       this.#dirty.set(key, prefix)
     }
@@ -101,18 +124,17 @@ export class KernelRoutes {
     const { kernel, log } = this.#deps
     const again: Prefix[] = []
     while (this.#dirty.size > 0 && !this.#stopped) {
-      const batch = [...this.#dirty.values()].slice(0, batchSize)
-      for (const prefix of batch) this.#dirty.delete(prefix.key)
+      const batch = this.#nextBatch()
       try {
-        const outcomes = await kernel.changeRoutes(batch.map(prefix => this.#change(prefix)))
+        const outcomes = await kernel.changeRoutes(batch)
         for (const [i, outcome] of outcomes.entries()) {
-          const prefix = batch[i]!
-          if (outcome.ok) this.#refused.delete(prefix.key)
-          else again.push(this.#refusal(prefix, outcome.message))
+          const change = batch[i]!
+          if (outcome.ok) this.#done(change)
+          else again.push(this.#refusal(change.route.prefix, outcome.message))
         }
       } catch (error) {
         log.error('the kernel takes no routes', { message: reasonOf(error) })
-        again.push(...batch)
+        again.push(...batch.map(change => change.route.prefix))
         break
       }
     }
@@ -125,9 +147,25 @@ export class KernelRoutes {
     void this.#pass.request()
   }
 
-  #change(prefix: Prefix): RouteChange {
-    const route = this.#desired.get(prefix.key)
-    return route ? { kind: 'set', route } : { kind: 'remove', route: this.#routeTo(prefix, []) }
+  #nextBatch(): RouteChange[] {
+    const batch: RouteChange[] = []
+    for (const [key, prefix] of this.#dirty) {
+      if (batch.length === batchSize) break
+      this.#dirty.delete(key)
+      const wanted = this.#desired.get(key)
+      const actual = this.#actual.get(key)
+      if (wanted) batch.push({ kind: 'set', route: this.#routeTo(prefix, wanted.nextHops) })
+      else if (actual) batch.push({ kind: 'remove', route: actual })
+      else this.#refused.delete(key)
+    }
+    return batch
+  }
+
+  #done({ kind, route }: RouteChange): void {
+    const { key } = route.prefix
+    this.#refused.delete(key)
+    if (kind === 'set') this.#actual.set(key, route)
+    else this.#actual.delete(key)
   }
 
   #refusal(prefix: Prefix, why: string): Prefix {
@@ -136,11 +174,22 @@ export class KernelRoutes {
     return prefix
   }
 
-  #routeTo(prefix: Prefix, nextHops: RouteUpdate['nextHops']): KernelRoute {
-    return { ...this.#mark, prefix, kind: 'unicast', nextHops: nextHops.map(via => ({ via })) }
+  /** Made when needed: a link that was made anew has another index. */
+  #routeTo(prefix: Prefix, nextHops: readonly Ip[]): KernelRoute {
+    return { ...this.#mark, prefix, kind: 'unicast', nextHops: nextHops.map(via => this.#hop(via)) }
+  }
+
+  #hop(via: Ip): NextHop {
+    const zone = via.family === 6 && via.isLinkLocal() ? this.#deps.zoneOf(via) : undefined
+    const link = zone === undefined ? undefined : this.#links.get(zone)
+    return link === undefined ? { via } : { via, link }
   }
 
   // ---------------------------------------------------------------------------------------------------------- reading
+
+  async #readLinks(): Promise<void> {
+    this.#links = new Map((await this.#deps.kernel.links()).map(link => [link.name, link.index]))
+  }
 
   async #ours(family: Family): Promise<KernelRoute[]> {
     const { protocol, table } = this.#mark
@@ -150,13 +199,17 @@ export class KernelRoutes {
   /** Marks what is missing or different; once swept, also what is too much. */
   async #compare(family: Family): Promise<void> {
     try {
+      await this.#readLinks()
       const actual = new Map((await this.#ours(family)).map(route => [route.prefix.key, route]))
-      for (const [key, route] of this.#desired) {
-        if (route.prefix.family !== family) continue
-        if (gateways(actual.get(key)) !== gateways(route)) this.#dirty.set(key, route.prefix)
+      for (const [key, { prefix, nextHops }] of this.#desired) {
+        if (prefix.family !== family) continue
+        const route = this.#routeTo(prefix, nextHops)
+        if (gateways(actual.get(key)) !== gateways(route)) this.#dirty.set(key, prefix)
       }
-      if (this.#swept.has(family))
-        for (const [key, route] of actual) if (!this.#desired.has(key)) this.#dirty.set(key, route.prefix)
+      for (const [key, route] of actual) {
+        this.#actual.set(key, route)
+        if (!this.#desired.has(key) && this.#swept.has(family)) this.#dirty.set(key, route.prefix)
+      }
     } catch (error) {
       this.#deps.log.error('the kernel does not tell its routes', { message: reasonOf(error) })
       this.#readBackSoon(retryMs)
@@ -181,7 +234,7 @@ export class KernelRoutes {
 
 function gateways(route: KernelRoute | undefined): string | undefined {
   return route?.nextHops
-    .map(hop => hop.via?.key ?? '')
+    .map(hop => `${hop.via?.key ?? ''}${hop.via?.isLinkLocal() ? `%${hop.link ?? ''}` : ''}`)
     .toSorted()
     .join()
 }
