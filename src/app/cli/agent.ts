@@ -5,7 +5,7 @@
  */
 
 import type { PeerSnapshot, SpeakerSnapshot } from '../../bgp/index.ts'
-import { CodedError } from '../../lib/errors.ts'
+import { CodedError, hasCode } from '../../lib/errors.ts'
 import { askAgent } from '../../platform/agent-socket.ts'
 import { agentSocket, durationOf, settingsOf } from './connect.ts'
 import type { Flags, Invocation, World } from './world.ts'
@@ -33,7 +33,13 @@ export async function askNode({ flags, world }: Invocation): Promise<NodeView> {
 
 export async function askAgentOf(flags: Flags, world: World, path: string): Promise<unknown> {
   const socket = agentSocket(await settingsOf(flags, world), flags)
-  const { status, body } = await askAgent(socket, 'GET', path, undefined, durationOf(flags.timeout))
+  const { status, body } = await askAgent(socket, 'GET', path, undefined, durationOf(flags.timeout)).catch(
+    (error: unknown) => {
+      if (!hasCode(error, 'not-permitted')) throw error
+      const hint = 'run it as root, or as a member of the group that owns the socket'
+      throw new CodedError({ code: 'not-permitted', hint }, error.message, { cause: error })
+    },
+  )
   if (status !== 200)
     throw new CodedError({ code: 'no-agent', socket }, `the agent at ${socket} answers ${status} to ${path}`)
   return JSON.parse(body) as unknown

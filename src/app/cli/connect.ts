@@ -14,7 +14,7 @@ import { parseDuration, Resources } from '../../model/index.ts'
 import { askAgent } from '../../platform/agent-socket.ts'
 import { clientConfig, type Config, type SettingKey } from '../config.ts'
 import { knownLabs, LabFolder } from '../lab/state.ts'
-import { openStore } from '../store.ts'
+import { openStore, storeName } from '../store.ts'
 import type { Connection, ConnectOptions, Flags, World } from './world.ts'
 
 const agentAnswerMs = 500
@@ -31,7 +31,7 @@ export async function connect(flags: Flags, world: World, options: ConnectOption
   const log = await logOf(flags)
   const opened = await openStore(config, { clock, random, log })
   const timeoutMs = durationOf(flags.timeout)
-  const store = timeoutMs === undefined ? opened : bounded(opened, timeoutMs, clock)
+  const store = timeoutMs === undefined ? opened : bounded(opened, timeoutMs, { clock, name: storeName(config) })
   return {
     config,
     store,
@@ -138,11 +138,12 @@ async function logOf(flags: Flags): Promise<Log> {
 }
 
 /** A store whose every call ends within `ms`. A commit that does not may still happen. */
-function bounded(store: Datastore, ms: number, clock: Clock): Datastore {
+function bounded(store: Datastore, ms: number, at: { readonly clock: Clock; readonly name: string }): Datastore {
   const within = <T>(work: Promise<T>, code: 'unavailable' | 'unknown-outcome'): Promise<T> =>
     new Promise((resolve, reject) => {
-      const late = () => reject(new CodedError({ code }, `store does not answer: no answer in ${ms / 1000} s`))
-      const timer = clock.after(ms, late)
+      const late = () =>
+        reject(new CodedError({ code }, `store does not answer: ${at.name} timed out after ${ms / 1000} s`))
+      const timer = at.clock.after(ms, late)
       work.then(resolve, reject).finally(() => timer.cancel())
     })
   return {

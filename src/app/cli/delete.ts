@@ -20,12 +20,18 @@ import {
   type ResourceRef,
   type TunnelKind,
 } from '../../model/index.ts'
-import { exitCodes, Failure, problemOf, type Problem } from '../report.ts'
+import { exitCodes, Failure, problemOf, type Place, type Problem } from '../report.ts'
 import { kindOf } from './get.ts'
 import { counted, grouped } from './layout.ts'
 import { doesNotExist } from './preflight.ts'
 import { withConnection, type Connection, type Invocation } from './world.ts'
 import { calicoFailure, goodDocuments, progressOf, say, success } from './write.ts'
+
+interface Asked extends ResourceRef {
+  readonly resourceVersion?: string
+  /** In the file, when it was named by one. */
+  readonly at?: Place
+}
 
 interface Target extends ResourceRef {
   /** Read before anything is deleted. */
@@ -42,7 +48,8 @@ export async function remove(call: Invocation): Promise<number> {
     for (const ref of refs) {
       const resource = await connection.resources.find(ref.kind, ref.name, ref.namespace)
       if (resource) targets.push({ ...ref, resource })
-      else if (!call.flags.skipNotExists) problems.push(await doesNotExist(connection, ref))
+      else if (!call.flags.skipNotExists)
+        problems.push({ ...(await doesNotExist(connection, ref)), ...(ref.at && { at: ref.at }) })
     }
     const goesOn = call.flags.keepGoing || call.world.strict
     if (problems.length > 0 && (!goesOn || targets.length === 0))
@@ -56,11 +63,12 @@ export async function remove(call: Invocation): Promise<number> {
   })
 }
 
-async function askedFor(call: Invocation): Promise<(ResourceRef & { resourceVersion?: string })[]> {
+async function askedFor(call: Invocation): Promise<Asked[]> {
   const { args, flags } = call
   if (flags.filename !== undefined) {
     const documents = await goodDocuments(call, 'delete')
-    return documents.map(({ resource: { kind, metadata } }) => ({
+    return documents.map(({ resource: { kind, metadata }, place }) => ({
+      at: place(['metadata', 'name']),
       kind,
       name: metadata.name,
       ...(metadata.namespace !== undefined && { namespace: metadata.namespace }),

@@ -24,6 +24,7 @@ import {
 } from '../../model/index.ts'
 import { problemOf, type Problem } from '../report.ts'
 import type { Document } from './documents.ts'
+import { counted } from './layout.ts'
 import type { Connection, Invocation } from './world.ts'
 
 export type Intent = 'create' | 'apply' | 'replace'
@@ -85,7 +86,7 @@ async function judge(facts: Facts, document: Document, intent: Intent): Promise<
     versionProblem(document, stored)
   if (problem) return [problem]
   const problems = [
-    ...immutableProblems(document, stored),
+    ...(await immutableProblems(facts, document, stored)),
     ...overlapProblems(facts, document, stored),
     ...(await referenceProblems(facts, document)),
   ]
@@ -154,14 +155,27 @@ function versionProblem({ resource, place }: Document, stored: Resource | undefi
 
 // ------------------------------------------------------------------------------------------------- D06, D07, D09
 
-function immutableProblems({ resource, place }: Document, stored: Resource | undefined): Problem[] {
+async function immutableProblems(
+  { connection }: Facts,
+  { resource, place }: Document,
+  stored: Resource | undefined,
+): Promise<Problem[]> {
   if (!stored) return []
-  return validateUpdate(stored, resource).map(({ message, path, error }) => ({
+  const findings = validateUpdate(stored, resource)
+  if (findings.length === 0) return []
+  const blocks = resource.kind === 'IPPool' ? await blocksOf(connection, resource.metadata.name) : 0
+  const exist = blocks > 0 ? `: ${counted(blocks, 'block')} ${blocks === 1 ? 'exists' : 'exist'}` : ''
+  return findings.map(({ message, path, error }) => ({
     code: error,
-    message,
+    message: `${message}${exist}`,
     at: place(path),
     hint: 'manxctl help D07',
   }))
+}
+
+async function blocksOf({ ipam }: Connection, pool: string): Promise<number> {
+  const { pools } = await (await ipam('')).usage()
+  return pools.find(one => one.name === pool)?.blocks ?? 0
 }
 
 function overlapProblems({ pools, documents }: Facts, document: Document, stored: Resource | undefined): Problem[] {

@@ -89,6 +89,13 @@ export function findingsOf(view: ClusterView, wallMs: number): ClusterFinding[] 
       message: 'the store is locked: no pod can start',
       hint: 'manxctl datastore migrate unlock',
     })
+  if (nodes.length === 0 && records.length === 0)
+    found.push({
+      severity: 'WARN',
+      code: 'A01',
+      message: 'no node has registered yet',
+      hint: 'systemctl start manxd on each host, with the same store',
+    })
   const silent = nodes.filter(node => !reporting.has(node))
   if (silent.length > 0)
     found.push({

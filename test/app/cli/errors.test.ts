@@ -176,10 +176,14 @@ try: correct it and repeat; or commit the good ones: manxctl apply -f site.yaml 
   test('D07: a field that cannot change', async () => {
     const desk = new Desk()
     await desk.put('IPPool', 'pods-v4', { cidr: '10.48.0.0/22' })
+    await desk.put('Node', 'node-a', {})
+    await desk.ipam('node-a').assign({ handle: 'h', attributes: {}, use: 'Workload', num4: 65, num6: 0 })
     const file = desk.file('p.yaml', pool('pods-v4', '10.48.0.0/22', '  blockSize: 28\n'))
     const said = await desk.run('apply', '-f', file)
     expect(said.code).toBe(1)
-    expect(said.err).toContain('error[D07]: blockSize of IPPool `pods-v4` cannot change from 26 to 28')
+    expect(said.err).toContain(
+      'error[D07]: blockSize of IPPool `pods-v4` cannot change from 26 to 28: 2 blocks exist\n',
+    )
     expect(said.err).toContain('--> p.yaml:7:14')
     expect(said.err).toContain('try: manxctl help D07')
   })

@@ -88,6 +88,12 @@ store     FAIL   locked
   })
 })
 
+test('nobody there yet is not all right', async () => {
+  const { out, code } = await new Desk().run('status')
+  expect(code).toBe(3)
+  expect(out).toContain('WARN A01  no node has registered yet\n')
+})
+
 describe('the rest', () => {
   test('version', async () => {
     const desk = await cluster()
