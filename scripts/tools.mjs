@@ -25,8 +25,9 @@ const packages = {
   conntrack: ['conntrack'],
   'etcd-server': ['etcd'],
   bird2: ['bird', 'birdc'],
-  frr: ['zebra', 'bgpd', 'vtysh'],
+  frr: ['zebra', 'bgpd', 'bfdd', 'vtysh'],
   gobgpd: ['gobgpd', 'gobgp'],
+  bgpdump: ['bgpdump'],
 }
 
 /** What each command cannot do without. */

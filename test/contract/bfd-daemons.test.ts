@@ -14,7 +14,7 @@ const lab = new BfdLab('daemons')
 const timers: BfdTimers = { transmitMs: 100, receiveMs: 100, multiplier: 3 }
 const running: Seen[] = []
 let bfd: Bfd
-let daemons: ChildProcess[] = []
+const daemons: ChildProcess[] = []
 
 const paths: Record<string, BfdPath> = {
   'IPv4, single hop': { peer: Ip.of(addresses.b[4]), multihop: false },

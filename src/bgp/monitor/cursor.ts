@@ -1,0 +1,78 @@
+/**
+ * The RIB shown to monitors, a slice at a time.
+ *
+ * A cursor goes through the nets of a family once and shows every path of each, as received from its peer. Between two
+ * slices the table may change: what changes behind the cursor is not shown again, so whoever wants the present state
+ * sends later changes after it. Attributes are shown from one buffer that the next path overwrites.
+ */
+
+import type { Family } from '../../lib/ip.ts'
+import { local } from '../rib/sources.ts'
+import type { Rib } from '../rib/table.ts'
+import { encodedBound, putAttributes } from '../wire/attribute-writer.ts'
+import type { MonitoredRoute } from './route.ts'
+
+/** A path and whose it is: the slot of the session, or -1 for our own. */
+export type Shown = Omit<MonitoredRoute, 'peer' | 'learnedAt'> & {
+  readonly slot: number
+  /** The same number means the same attributes, within one slice. */
+  readonly set: number
+}
+
+export interface RouteCursor {
+  /** Shows the paths of about `most` nets; all paths of a net in a row. False: there are no more. */
+  next(most: number, show: (route: Shown) => void): boolean
+}
+
+/** Sets larger than this fit no message of another's tool; nobody sends them but to break something. */
+const mostAttributeOctets = 60_000
+
+export function ribCursor(rib: Rib, family: Family): RouteCursor {
+  const { nets, paths, sets } = rib.tables[family]
+  let at = 0
+  let buffer = new Uint8Array(1024)
+
+  const showPath = (path: number, show: (route: Shown) => void): void => {
+    const set = paths.received[path]!
+    const source = paths.source[path]!
+    const peer = rib.peerOf(source)?.peer
+    // Of a peer that left: its slot may be another's by now.
+    if (source !== local && (!peer || rib.peerAt(peer.slot)?.source !== source)) return
+    const start = sets.startOf(set)
+    let bytes = sets.bytesOf(set).subarray(start, start + sets.length[set]!)
+    // Our own routes have no next hop in the table; outside, the unspecified address says that.
+    if (bytes[0] === 0) bytes = withHop(bytes, family)
+    const hopLength = bytes[0]!
+    const bound = encodedBound(bytes.length)
+    if (bound > buffer.length) buffer = new Uint8Array(bound * 2)
+    const octets = putAttributes(bytes, 0, bytes.length, true, family === 4 && hopLength === 4, buffer, 0)
+    if (octets > mostAttributeOctets) return
+    show({
+      slot: peer ? peer.slot : -1,
+      set,
+      prefix: nets.prefixOf(paths.net[path]!),
+      ...(peer?.addPathIn.includes(family) && { pathId: paths.id[path] ?? 0 }),
+      attributes: buffer.subarray(0, octets),
+      nextHop: bytes.subarray(1, 1 + hopLength),
+    })
+  }
+
+  return {
+    next(most, show) {
+      const end = Math.min(nets.high, at + most)
+      for (; at < end; at++) {
+        if (!nets.isLive(at)) continue
+        for (let path = nets.first[at]!; path >= 0; path = paths.next[path]!) showPath(path, show)
+      }
+      return at < nets.high
+    },
+  }
+}
+
+function withHop(set: Uint8Array, family: Family): Uint8Array {
+  const length = family === 4 ? 4 : 16
+  const out = new Uint8Array(set.length + length)
+  out[0] = length
+  out.set(set.subarray(1), 1 + length)
+  return out
+}
