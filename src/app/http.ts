@@ -142,7 +142,11 @@ async function listen(
     await app.close()
     const taken = (error as NodeJS.ErrnoException).code === 'EADDRINUSE'
     const message = `cannot serve on ${at.host}:${at.port}: ${taken ? 'the port is taken' : reasonOf(error)}`
-    throw new CodedError({ code: taken ? 'address-in-use' : 'refused' }, message, { cause: error })
+    throw new CodedError(
+      { code: taken ? 'A07' : 'refused', hint: 'another agent here? else set FELIX_HEALTHPORT' },
+      message,
+      { cause: error },
+    )
   }
   return app
 }

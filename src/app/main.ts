@@ -75,6 +75,7 @@ async function main(): Promise<number> {
   })
   const clock = new SystemClock()
   try {
+    requireCapabilities()
     const deps = { clock, random: new SystemRandom(), log }
     const ports: AgentPorts = {
       ...deps,
@@ -153,6 +154,21 @@ function isAgent(pid: number): boolean {
   } catch {
     return false
   }
+}
+
+/** What an agent cannot do without, by its bit in /proc/self/status (capabilities(7)). */
+const needed = [
+  { bit: 12n, name: 'CAP_NET_ADMIN', for: 'change routes and rules' },
+  { bit: 21n, name: 'CAP_SYS_ADMIN', for: 'enter the network namespaces of pods' },
+]
+
+/** Said at once: reading works without them, so it would come out at the first pod. */
+function requireCapabilities(): void {
+  const status = readFileSync('/proc/self/status', 'utf8')
+  const effective = BigInt(`0x${/^CapEff:\s*([0-9a-f]+)$/m.exec(status)?.[1] ?? '0'}`)
+  const missing = needed.find(({ bit }) => ((effective >> bit) & 1n) === 0n)
+  if (!missing) return
+  throw new CodedError({ code: 'not-permitted' }, `manxd may not ${missing.for}: ${missing.name} is missing`)
 }
 
 // ------------------------------------------------------------------------------------------------------ checking

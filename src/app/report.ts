@@ -167,7 +167,7 @@ const known: Readonly<Record<string, Known>> = {
   'not-permitted': {
     code: 'A02',
     exitCode: exitCodes.permission,
-    hint: 'run as root, or give CAP_NET_ADMIN (systemd: AmbientCapabilities=, docker run: --cap-add NET_ADMIN)',
+    hint: 'run as root, or give the capability (systemd: AmbientCapabilities=, docker run: --cap-add or --privileged)',
   },
   'no-agent': { code: 'A01', exitCode: exitCodes.agent, hint: 'systemctl start manxd; its settings: manxd --check' },
   timeout: { code: 'A04', exitCode: exitCodes.timeout, hint: 'the agent may be starved: manxctl node status' },

@@ -181,7 +181,11 @@ describe('a host that does not fit', () => {
   })
 
   test('a name that another machine uses, and a new name while the old node still owns blocks', async () => {
-    const dirs = { MANX_RUN_DIR: join(folder, 'run-3'), MANX_STATE_DIR: join(folder, 'state-3') }
+    const dirs = {
+      MANX_RUN_DIR: join(folder, 'run-3'),
+      MANX_STATE_DIR: join(folder, 'state-3'),
+      FELIX_HEALTHPORT: '9100',
+    }
     const twin = await lab.exec('node-b', ['env', ...pairs(dirs), join(buildRoot, 'bin/manxd')], { mayFail: true })
     expect(twin.status).toBe(2)
     expect(twin.stderr).toContain('error[N01]')
