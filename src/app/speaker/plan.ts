@@ -80,6 +80,7 @@ interface Options {
   readonly nextHop: 'auto' | 'self' | 'keep'
   readonly allowOwnAs: number
   readonly addPath: boolean
+  readonly mostPaths: number
   readonly import: Choice
   readonly export: Choice
   readonly maxPrefix: MaxPrefixSettings
@@ -204,6 +205,7 @@ function optionRows(functions: boolean): read.Rows<Options> {
     nextHop: read.oneOf('auto', 'self', 'keep'),
     allowOwnAs: read.integer(0, 10),
     addPath: read.yesNo,
+    mostPaths: read.integer(1, 64),
     import: choice(functions),
     export: choice(functions),
     maxPrefix,
@@ -393,7 +395,7 @@ function templateOf(
   const importPolicy = chosen('import')
   const exportPolicy = chosen('export')
   if (!importPolicy || !exportPolicy) return undefined
-  const { source, password: key, gtsm, keepaliveSeconds, maxPrefix: limit } = options
+  const { source, password: key, gtsm, keepaliveSeconds, mostPaths, maxPrefix: limit } = options
   return {
     port: options.port ?? bgpPort,
     remoteAs: options.as,
@@ -412,6 +414,7 @@ function templateOf(
     nextHopMode: options.nextHop ?? 'auto',
     allowOwnAs: options.allowOwnAs ?? 0,
     addPath: options.addPath ?? false,
+    ...(mostPaths !== undefined && { mostPaths }),
     importPolicy,
     exportPolicy,
     ...(limit && { maxPrefix: { action: 'reset', ...limit } }),

@@ -78,6 +78,8 @@ export interface PeerOptions {
   readonly allowOwnAs?: number
   /** Several paths per prefix (RFC 7911). */
   readonly addPath?: boolean
+  /** Then at most so many are sent; default 8. */
+  readonly mostPaths?: number
   /** What is taken from the peer. Default: everything by iBGP, nothing by eBGP (RFC 8212). */
   readonly import?: PolicyChoice
   /** What is announced to the peer. Default: everything by iBGP, nothing by eBGP (RFC 8212). */
