@@ -195,7 +195,7 @@ describe('a host that does not fit', () => {
       mayFail: true,
     })
     expect(renamed.status).toBe(2)
-    expect(renamed.stderr).toMatch(/error\[N06\].*still owns 1 blocks and 1 endpoints/)
+    expect(renamed.stderr).toMatch(/error\[N06\].*still owns 2 blocks and 1 endpoints/)
     await lab.startAgent('node-b')
     await lab.waitReady(['node-b'])
     await lab.removePod('node-b', 'owner')
