@@ -244,6 +244,18 @@ describe('stalls', () => {
     ok((await a.bfd.views())[0]!.latenessMs >= 700, 'the view shows that we were late')
   })
 
+  test('a peer that sends faster now is missed sooner, though the timer was set for its slow pace', () => {
+    const { clock, sessions, arrive } = alone()
+    const changes: BfdChange[] = []
+    sessions.start(at('10.0.0.2'), timers, told(changes))
+    arrive(at('10.0.0.2'), { desiredTransmitUs: 1_000_000 })
+    arrive(at('10.0.0.2'), { state: 'down', desiredTransmitUs: 100_000 })
+    clock.pass(299)
+    equal(changes.at(-1)!.to, 'init')
+    clock.pass(2)
+    equal(changes.at(-1)!.to, 'down')
+  })
+
   test('a peer that is stopped is down in three intervals, and comes back when it goes on', async () => {
     const { clock, b, changes } = await pair()
     b.freeze()

@@ -326,8 +326,24 @@ describe('a station', () => {
     world.up(makePeer(1, 'ebgp'))
     world.up(makePeer(3, 'ebgp'))
     world.update(1, announce(from(1), ['10.9.0.0/16']))
+    // The walk for peer 1 is on its way, and peer 3 not told yet.
+    world.update(3, announce(from(3), ['10.3.0.0/16']))
     await world.clock.advance(1000)
-    deepEqual(world.believed, { '10.0.0.11': { '10.9.0.0/16': '10.0.0.11' }, '10.0.0.13': {} })
+    deepEqual(world.believed, {
+      '10.0.0.11': { '10.9.0.0/16': '10.0.0.11' },
+      '10.0.0.13': { '10.3.0.0/16': '10.0.0.13' },
+    })
+  })
+
+  test('routes of a peer that left are not shown as those of the next one in its slot', () => {
+    const rib = makeRib()
+    rib.addPeer(makePeer(1, 'ebgp'))
+    give(rib, 1, announce(from(1), block(1, 100)))
+    rib.removePeer(1)
+    rib.addPeer(makePeer(1, 'ebgp', { key: '10.0.0.99', address: Ip.of('10.0.0.99') }))
+    const shown: number[] = []
+    ribCursor(rib, 4).next(Infinity, route => void shown.push(route.slot))
+    deepEqual(shown, [])
   })
 
   test('an UPDATE that was treated as a withdrawal is not passed on as it came', async () => {
