@@ -404,7 +404,7 @@ describe('crashes and configuration', () => {
     equal(host.kernel.routesNow(4).find(({ prefix }) => prefix.key === '10.48.0.1/32')?.protocol, 3)
     const chains = await host.chains(4)
     match(chains.get('cali-FORWARD')!.join('\n'), /--mark 0x100\/0x100 /)
-    match(chains.get('cali-fw-cali1')!.join('\n'), /--set-xmark 0x100\/0x100/)
+    match(chains.get('cali-fw-cali1')!.join('\n'), /--set-xmark 0x0\/0x300/)
     equal(felix.snapshot().phase, 'in step')
     await felix.stop()
   })

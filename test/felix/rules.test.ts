@@ -159,8 +159,8 @@ describe('endpoint and static chains', () => {
       'cali-tw-cali1: -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT',
       'cali-tw-cali1: -m conntrack --ctstate INVALID -j DROP',
       'cali-tw-cali1: -j MARK --set-xmark 0x0/0x30000',
-      'cali-tw-cali1: -j MARK --set-xmark 0x10000/0x10000',
-      'cali-tw-cali1: -j RETURN',
+      'cali-tw-cali1: -j NFLOG --nflog-group 1 --nflog-prefix "D|i|profiles|"',
+      'cali-tw-cali1: -j DROP',
     ]))
 
   test('from a pod: no tunnels of its own', () =>
@@ -185,8 +185,8 @@ describe('endpoint and static chains', () => {
         'cali-fw-cali1: -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT',
         'cali-fw-cali1: -j MARK --set-xmark 0x0/0x300',
         'cali-fw-cali1: -p udp -m udp --dport 8472 -j REJECT',
-        'cali-fw-cali1: -j MARK --set-xmark 0x100/0x100',
-        'cali-fw-cali1: -j RETURN',
+        'cali-fw-cali1: -j NFLOG --nflog-group 2 --nflog-prefix "D|e|profiles|"',
+        'cali-fw-cali1: -j REJECT',
       ],
     )
   })
@@ -235,10 +235,10 @@ describe('endpoint and static chains', () => {
 
   test('hooks go where the setting says', () => {
     deepEqual(
-      filterHooks(defaults).map(({ chain: name, at }) => `${name} ${at}`),
+      filterHooks(defaults, marks).map(({ chain: name, at }) => `${name} ${at}`),
       ['FORWARD insert', 'INPUT insert'],
     )
-    equal(filterHooks(settings({ chainInsertMode: 'Append' }))[0]?.at, 'append')
+    equal(filterHooks(settings({ chainInsertMode: 'Append' }), marks)[0]?.at, 'append')
   })
 })
 

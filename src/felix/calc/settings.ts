@@ -7,7 +7,7 @@
  * felix reads yet stay where they are, in the record.
  */
 
-import { Ip } from '../../lib/ip.ts'
+import { Ip, Prefix } from '../../lib/ip.ts'
 import { parseDuration, type FelixConfigurationSpec } from '../../model/index.ts'
 
 export interface Settings {
@@ -18,7 +18,11 @@ export interface Settings {
   readonly endpointToHost: 'drop' | 'return' | 'accept'
   /** `accept`: what policy allowed passes the host's own rules too; `return`: those still have their say. */
   readonly filterAllow: 'accept' | 'return'
+  /** The same of the mangle table, for what a policy before DNAT allows. */
+  readonly mangleAllow: 'accept' | 'return'
   readonly filterDeny: 'drop' | 'reject'
+  /** Ports of the host that no policy closes. */
+  readonly failsafe: { readonly in: readonly FailsafePort[]; readonly out: readonly FailsafePort[] }
   readonly markMask: number
   readonly hooksAt: 'insert' | 'append'
   readonly dropInvalid: boolean
@@ -49,6 +53,14 @@ export interface Settings {
   readonly postWriteCheckMs: number
 }
 
+export interface FailsafePort {
+  /** In the words of iptables. */
+  readonly protocol: 'tcp' | 'udp' | 'sctp'
+  readonly port: number
+  /** Only with hosts of this network. */
+  readonly net?: Prefix
+}
+
 type Fields = Readonly<Record<string, unknown>>
 
 /** Later sources win, field by field. Returns what could not be read as sentences. */
@@ -73,12 +85,25 @@ export function readSettings(sources: readonly (FelixConfigurationSpec | undefin
     read(name, fallback, value => words.find(word => word === String(value).toLowerCase()))
   const ms = (name: string, fallback: number): number =>
     read(name, fallback, value => nonNegative(isNone(value) ? 0 : parseDuration(value)))
+  const failsafe = (name: string, fallback: string): readonly FailsafePort[] =>
+    isNone(fields[name]) ? [] : read(name, failsafePorts(fallback)!, failsafePorts)
 
   const settings: Settings = {
     interfacePrefixes: read('interfacePrefix', ['cali'], prefixList),
     ipv6: read('ipv6Support', true, bool),
     endpointToHost: choice('defaultEndpointToHostAction', 'drop', ['drop', 'return', 'accept']),
     filterAllow: choice('iptablesFilterAllowAction', 'accept', ['accept', 'return']),
+    mangleAllow: choice('iptablesMangleAllowAction', 'accept', ['accept', 'return']),
+    failsafe: {
+      in: failsafe(
+        'failsafeInboundHostPorts',
+        'tcp:22,udp:68,tcp:179,tcp:2379,tcp:2380,tcp:5473,tcp:6443,tcp:6666,tcp:6667',
+      ),
+      out: failsafe(
+        'failsafeOutboundHostPorts',
+        'udp:53,udp:67,tcp:179,tcp:2379,tcp:2380,tcp:5473,tcp:6443,tcp:6666,tcp:6667',
+      ),
+    },
     filterDeny: choice('iptablesFilterDenyAction', 'drop', ['drop', 'reject']),
     markMask: read('iptablesMarkMask', 0xffff0000, maskOf),
     hooksAt: choice('chainInsertMode', 'insert', ['insert', 'append']),
@@ -159,6 +184,36 @@ function maskOf(value: unknown): number | undefined {
   let bits = 0
   for (let rest = number; rest !== 0; rest = (rest & (rest - 1)) >>> 0) bits++
   return bits >= 5 ? number : undefined
+}
+
+/** Records of the resource, or `tcp:22,udp:10.0.0.0/8:68` of the environment; a record without protocol is TCP. */
+function failsafePorts(value: unknown): FailsafePort[] | undefined {
+  const items: readonly unknown[] = Array.isArray(value) ? value : String(value).split(',')
+  const ports = items.map(item => (typeof item === 'string' ? failsafeWord(item) : failsafeRecord(item)))
+  return ports.includes(undefined) ? undefined : ports.filter(port => port !== undefined)
+}
+
+function failsafeWord(text: string): FailsafePort | undefined {
+  const [, protocol, net, port] = /^([a-zA-Z]+):(?:\[?([0-9a-fA-F.:/]+?)\]?:)?(\d+)$/.exec(text.trim()) ?? []
+  return protocol === undefined ? undefined : failsafeRecord({ protocol, net, port: Number(port) })
+}
+
+function failsafeRecord(item: unknown): FailsafePort | undefined {
+  const { protocol, port, net } = (item ?? {}) as { protocol?: unknown; port?: unknown; net?: unknown }
+  const word = failsafeProtocols[String(protocol ?? 'tcp').toLowerCase()]
+  const number = whole(port, 1, 65_535)
+  const prefix = typeof net === 'string' && net !== '' ? Prefix.parse(net) : undefined
+  if (!word || number === undefined || (net !== undefined && net !== '' && !prefix)) return undefined
+  return { protocol: word, port: number, ...(prefix ? { net: prefix } : {}) }
+}
+
+const failsafeProtocols: Readonly<Record<string, FailsafePort['protocol']>> = {
+  tcp: 'tcp',
+  6: 'tcp',
+  udp: 'udp',
+  17: 'udp',
+  sctp: 'sctp',
+  132: 'sctp',
 }
 
 function portRange(value: unknown): { min: number; max: number } | undefined {

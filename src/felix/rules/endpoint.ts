@@ -9,14 +9,15 @@
  *                -o cali+ -> cali-to-wl-dispatch   (the same with -o and cali-tw-)             (=> goto, -> jump)
  *
  * An endpoint's chain decides on new connections and sets the accept mark for what it allows; what it does not allow
- * never leaves the chain. Contract §4.4.
+ * never leaves the chain. What tiers and profiles say is `tiers.ts`, shared with host endpoints. Contract §4.4.
  */
 
 import type { LocalEndpoint } from '../calc/graph.ts'
 import type { EndpointPolicy } from '../calc/policy.ts'
 import type { Settings } from '../calc/settings.ts'
-import { denyAction, policyChainName, profileChainName, type PolicyDirection } from './policy.ts'
-import { chainName, hex, type Chain, type MarkBits, type Rule } from './names.ts'
+import { denyAction } from './policy.ts'
+import { chainName, type Chain, type MarkBits, type Rule } from './names.ts'
+import { clearVerdicts, connectionRules, profileRules, tierRules } from './tiers.ts'
 
 /** `from`: what the pod sends; `to`: what it is sent. */
 export type Direction = 'from' | 'to'
@@ -33,64 +34,34 @@ export function endpointChainName(direction: Direction, link: string): string {
 }
 
 /**
- * The two chains of an endpoint. `bound`: what binds it, tier by tier; undefined while no policy is computed at all: then
- * everything but invalid and disguised packets is allowed.
+ * The two chains of an endpoint, and the groups of policies that they share with others. `bound`: what binds it, tier by
+ * tier; without it nothing is allowed.
  */
 export function endpointChains(
-  endpoint: LocalEndpoint,
+  { link }: Pick<LocalEndpoint, 'link'>,
   settings: Settings,
   marks: MarkBits,
-  bound?: EndpointPolicy,
+  bound: EndpointPolicy = { tiers: [], profiles: [] },
 ): Chain[] {
-  return (['from', 'to'] as const).map(direction => ({
-    name: endpointChainName(direction, endpoint.link),
-    rules: [
-      ...preamble(direction, settings, marks),
-      ...(bound ? policed(direction === 'to' ? 'ingress' : 'egress', bound, settings, marks) : open(marks)),
-    ],
-    whenRefused: 'drop' as const,
-  }))
+  return (['from', 'to'] as const).flatMap(way => {
+    const direction = way === 'to' ? 'ingress' : 'egress'
+    const style = { direction, settings, marks, table: 'filter' } as const
+    const tiers = tierRules(bound.tiers, { ...style, asks: ref => ref.stage === 'tracked', ends: true })
+    const rules = [
+      ...connectionRules(settings, marks, 'filter'),
+      clearVerdicts(marks),
+      ...(way === 'from' ? tunnelRules(settings) : []),
+      ...tiers.rules,
+      ...profileRules(bound.profiles, style),
+    ]
+    return [...tiers.groups, { name: endpointChainName(way, link), rules, whenRefused: 'drop' as const }]
+  })
 }
 
-/**
- * Tiers in order, then profiles, then closed (contract §4.4 items 7 and 9). A tier that has a policy for this direction
- * ends the packet unless a policy passed it on; staged policies are not asked and do not make a tier end anything.
- */
-function policed(
-  direction: PolicyDirection,
-  { tiers, profiles }: EndpointPolicy,
-  settings: Settings,
-  marks: MarkBits,
-): Rule[] {
+/** A pod that speaks a tunnel's protocol could put packets into other pods past their policy. */
+function tunnelRules(settings: Settings): Rule[] {
   const deny = denyAction(settings)
   const rules: Rule[] = []
-  const accept = hex(marks.accept)
-  const pass = hex(marks.pass)
-  const accepted: Rule = { match: `-m mark --mark ${accept}/${accept}`, action: '-j RETURN' }
-  const notPassed = `-m mark --mark 0x0/${pass}`
-  for (const { name, defaultAction, policies } of tiers) {
-    const asked = policies.filter(policy => policy[direction] && policy.stage === 'tracked' && !policy.staged)
-    if (asked.length === 0) continue
-    rules.push({ match: '', action: `-j MARK --set-xmark 0x0/${pass}`, comment: `Start of tier ${name}` })
-    for (const { key } of asked)
-      rules.push({ match: notPassed, action: `-j ${policyChainName(direction, key)}` }, accepted)
-    if (defaultAction === 'Deny')
-      rules.push({ match: notPassed, action: deny, comment: `End of tier ${name}. Drop if no policies passed packet` })
-  }
-  for (const profile of profiles)
-    rules.push({ match: '', action: `-j ${profileChainName(direction, profile)}` }, accepted)
-  return [...rules, { match: '', action: deny, comment: 'Drop if no profiles matched' }]
-}
-
-/** What stands before any verdict of policy (contract §4.4 items 2, 5 and 6). */
-function preamble(direction: Direction, settings: Settings, marks: MarkBits): Rule[] {
-  const deny = denyAction(settings)
-  const rules: Rule[] = [{ match: '-m conntrack --ctstate RELATED,ESTABLISHED', action: '-j ACCEPT' }]
-  if (settings.dropInvalid) rules.push({ match: '-m conntrack --ctstate INVALID', action: deny })
-  const verdicts = hex((marks.accept | marks.pass) >>> 0)
-  rules.push({ match: '', action: `-j MARK --set-xmark 0x0/${verdicts}` })
-  if (direction === 'to') return rules
-  // A pod that speaks a tunnel's protocol could put packets into other pods past their policy.
   if (!settings.vxlanFromPods)
     rules.push({
       match: `-p udp -m udp --dport ${settings.vxlanPort}`,
@@ -102,23 +73,32 @@ function preamble(direction: Direction, settings: Settings, marks: MarkBits): Ru
   return rules
 }
 
-function open(marks: MarkBits): Rule[] {
-  const accept = hex(marks.accept)
-  return [
-    { match: '', action: `-j MARK --set-xmark ${accept}/${accept}`, comment: 'No policy selects this endpoint' },
-    { match: '', action: '-j RETURN' },
-  ]
-}
-
 /** Dispatch chains for exactly these interfaces, root first. */
 export function dispatchChains(direction: Direction, links: Iterable<string>, settings: Settings): Chain[] {
-  const root = dispatchRoots[direction]
-  const option = direction === 'from' ? '-i' : '-o'
   const unknown: Rule = { match: '', action: denyAction(settings), comment: 'Unknown interface' }
-  const leaf = (link: string): Rule => ({
-    match: `${option} ${link}`,
-    action: `-g ${endpointChainName(direction, link)}`,
+  return dispatchTree({
+    root: dispatchRoots[direction],
+    option: direction === 'from' ? '-i' : '-o',
+    links,
+    leaf: link => endpointChainName(direction, link),
+    end: [unknown],
+    whenRefused: 'drop',
   })
+}
+
+export interface Dispatch {
+  readonly root: string
+  readonly option: '-i' | '-o'
+  readonly links: Iterable<string>
+  /** The chain of an interface. */
+  readonly leaf: (link: string) => string
+  /** What becomes of packets of other interfaces; these rules end root and groups. */
+  readonly end: readonly Rule[]
+  readonly whenRefused: Chain['whenRefused']
+}
+
+export function dispatchTree({ root, option, links, leaf, end, whenRefused }: Dispatch): Chain[] {
+  const goto = (link: string): Rule => ({ match: `${option} ${link}`, action: `-g ${leaf(link)}` })
   const names = [...new Set(links)].sort()
   const shared = commonPrefix(names)
   const rootRules: Rule[] = []
@@ -126,14 +106,14 @@ export function dispatchChains(direction: Direction, links: Iterable<string>, se
   for (const [character, members] of groupByNext(names, shared.length)) {
     const first = members[0]!
     if (members.length === 1) {
-      rootRules.push(leaf(first))
+      rootRules.push(goto(first))
       continue
     }
     const name = chainName(`${root}-`, character)
     rootRules.push({ match: `${option} ${shared}${character}+`, action: `-g ${name}` })
-    children.push({ name, rules: [...members.map(leaf), unknown], whenRefused: 'drop' })
+    children.push({ name, rules: [...members.map(goto), ...end], whenRefused })
   }
-  return [{ name: root, rules: [...rootRules, unknown], whenRefused: 'drop' }, ...children]
+  return [{ name: root, rules: [...rootRules, ...end], whenRefused }, ...children]
 }
 
 /** Sorted names by the character at `at`; the name that ends there stands alone under the empty one, and comes first. */

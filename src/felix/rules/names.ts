@@ -86,7 +86,31 @@ export function hex(value: number): string {
   return `0x${value.toString(16)}`
 }
 
+// -------------------------------------------------------------------------------------------------- logs of denials
+
+/** NFLOG groups by the direction that a policy governs, as Calico numbers them. */
+export const logGroups = { ingress: 1, egress: 2 } as const
+
+/** The kernel takes 63 octets of prefix. */
+const longestLogged = 48
+
+/**
+ * What the log of a denied packet says: `D|i|<by>|<rule>`. `by`: a policy's key, `profile NAME`, `tier NAME` for the end of
+ * a tier, or `profiles` when none of them matched; a long one is a hash of it. `rule` counts from 0; -1: no rule.
+ */
+export function deniedPrefix(direction: keyof typeof logGroups, by: string, rule = -1): string {
+  const short = by.length <= longestLogged ? by : `_${createHash('sha256').update(by).digest('base64url').slice(0, 40)}`
+  return `D|${direction[0]}|${short}|${rule < 0 ? '' : rule}`
+}
+
+export function logDenied(direction: keyof typeof logGroups, by: string, rule?: number): string {
+  return `-j NFLOG --nflog-group ${logGroups[direction]} --nflog-prefix "${deniedPrefix(direction, by, rule)}"`
+}
+
 // ------------------------------------------------------------------------------------------------------------- rules
+
+/** The tables of iptables that decide on packets. */
+export type DecidingTable = 'raw' | 'mangle' | 'filter'
 
 /** One rule: what it matches and what it does, in the words of iptables, without chain and hash. */
 export interface Rule {
@@ -96,6 +120,8 @@ export interface Rule {
   readonly action: string
   /** Shown as a second comment, after the hash. */
   readonly comment?: string
+  /** Decides nothing, such as a log: left out on a kernel that does not take it. */
+  readonly optional?: boolean
 }
 
 export interface Chain {
@@ -111,6 +137,8 @@ export interface RenderedChain {
   readonly lines: readonly string[]
   readonly hashes: readonly string[]
   readonly whenRefused: 'drop' | 'empty'
+  /** The same without its optional rules; undefined: it has none. */
+  readonly plain?: RenderedChain
 }
 
 /** A rule of ours in a kernel chain. `insert`: kept above everything else; otherwise appended once, wherever that is. */
@@ -144,8 +172,11 @@ export function renderRules(
 
 export function renderChain(chain: Chain): RenderedChain {
   invariant(chain.name.length <= chainNameMax, `chain name \`${chain.name}\` is too long`)
-  const { lines, hashes } = renderRules(chain.rules, chain.name)
-  return { name: chain.name, lines, hashes, whenRefused: chain.whenRefused }
+  const { name, rules, whenRefused } = chain
+  const { lines, hashes } = renderRules(rules, name)
+  const needed = rules.filter(({ optional }) => !optional)
+  const plain = needed.length < rules.length ? { plain: renderChain({ ...chain, rules: needed }) } : {}
+  return { name, lines, hashes, whenRefused, ...plain }
 }
 
 /** The stand-in for a chain that the kernel refuses. */

@@ -4,7 +4,7 @@
  * A rule becomes one line that matches and sets a mark, and one that acts on the mark; what stands between them may log.
  *
  *   Allow   match: set accept   accept set: RETURN        Pass   match: set pass   pass set: RETURN
- *   Deny    match: set drop     drop set: deny action     Log    match: LOG, and on to the next rule
+ *   Deny    match: set drop     drop set: NFLOG, deny     Log    match: LOG, and on to the next rule
  *
  * Where one line cannot say it (several networks on a side, ports by number and by name, more ports than `multiport`
  * takes), the rule is spread over blocks, each an OR of lines, joined by AND in two scratch bits:
@@ -22,7 +22,16 @@ import type { Family, Prefix } from '../../lib/ip.ts'
 import type { ActivePolicy, ActiveProfile } from '../calc/policy.ts'
 import { readRule, type PortRange, type ReadRule, type SideMatch } from '../calc/rule.ts'
 import type { Settings } from '../calc/settings.ts'
-import { chainName, hex, setName, type Chain, type MarkBits, type Rule } from './names.ts'
+import {
+  chainName,
+  hex,
+  logDenied,
+  setName,
+  type Chain,
+  type DecidingTable,
+  type MarkBits,
+  type Rule,
+} from './names.ts'
 
 export type PolicyDirection = 'ingress' | 'egress'
 
@@ -30,6 +39,8 @@ export interface PolicyStyle {
   readonly family: Family
   readonly settings: Settings
   readonly marks: MarkBits
+  /** Default: filter. */
+  readonly table?: DecidingTable
 }
 
 const policyPrefix: Readonly<Record<PolicyDirection, string>> = { ingress: 'cali-pi-', egress: 'cali-po-' }
@@ -53,8 +64,9 @@ export function profileChainName(direction: PolicyDirection, name: string): stri
   return chainName(profilePrefix[direction], name)
 }
 
-export function denyAction(settings: Settings): string {
-  return settings.filterDeny === 'drop' ? '-j DROP' : '-j REJECT'
+/** Only the filter table may answer. */
+export function denyAction(settings: Settings, table: DecidingTable = 'filter'): string {
+  return settings.filterDeny === 'reject' && table === 'filter' ? '-j REJECT' : '-j DROP'
 }
 
 /** The chains of a policy: only for the directions that it governs. */
@@ -66,7 +78,9 @@ export function policyChains(policy: ActivePolicy, style: PolicyStyle): Chain[] 
       name: policyChainName(direction, policy.key),
       rules: titled(
         `${kindNames[policy.kind]} ${place} ${direction}`,
-        policy[direction].flatMap(rule => renderRule(readRule(rule, policy.namespace).rule, style)),
+        policy[direction].flatMap((rule, i) =>
+          renderRule(readRule(rule, policy.namespace).rule, style, logDenied(direction, policy.key, i)),
+        ),
       ),
       whenRefused: 'drop',
     }))
@@ -77,14 +91,16 @@ export function profileChains(profile: ActiveProfile, style: PolicyStyle): Chain
     name: profileChainName(direction, profile.name),
     rules: titled(
       `Profile ${profile.name} ${direction}`,
-      profile[direction].flatMap(rule => renderRule(readRule(rule, '').rule, style)),
+      profile[direction].flatMap((rule, i) =>
+        renderRule(readRule(rule, '').rule, style, logDenied(direction, `profile ${profile.name}`, i)),
+      ),
     ),
     whenRefused: 'drop',
   }))
 }
 
-/** The lines of one rule; none when it cannot concern this family. */
-export function renderRule(rule: ReadRule, style: PolicyStyle): Rule[] {
+/** The lines of one rule; none when it cannot concern this family. `log`: what tells of a packet that it denies. */
+export function renderRule(rule: ReadRule, style: PolicyStyle, log?: string): Rule[] {
   const { family, marks } = style
   if (rule.never !== undefined || (rule.ipVersion !== undefined && rule.ipVersion !== family)) return []
   const source = ofFamily(rule.source, family)
@@ -116,21 +132,28 @@ export function renderRule(rule: ReadRule, style: PolicyStyle): Rule[] {
   }
   const met = spread ? `-m mark --mark ${hex(scratch0)}/${hex(scratch0)}` : ''
   const match = join(protocol, ...simple, icmp, met)
-  return annotated(rule, [...lines, ...verdict(rule, match, style)])
+  return annotated(rule, [...lines, ...verdict(rule, match, style, log)])
 }
 
-function verdict({ action }: ReadRule, match: string, { settings, marks }: PolicyStyle): Rule[] {
-  const marked = (mark: number, then: string): Rule[] => [
+function verdict(
+  { action }: ReadRule,
+  match: string,
+  { settings, marks, table }: PolicyStyle,
+  log: string | undefined,
+): Rule[] {
+  const marked = (mark: number, ...then: readonly Omit<Rule, 'match'>[]): Rule[] => [
     { match, action: `-j MARK --set-xmark ${hex(mark)}/${hex(mark)}` },
-    { match: `-m mark --mark ${hex(mark)}/${hex(mark)}`, action: then },
+    ...then.map(rule => ({ match: `-m mark --mark ${hex(mark)}/${hex(mark)}`, ...rule })),
   ]
   switch (action) {
     case 'Allow':
-      return marked(marks.accept, '-j RETURN')
+      return marked(marks.accept, { action: '-j RETURN' })
     case 'Pass':
-      return marked(marks.pass, '-j RETURN')
+      return marked(marks.pass, { action: '-j RETURN' })
     case 'Deny':
-      return marked(marks.drop, denyAction(settings))
+      return marked(marks.drop, ...(log === undefined ? [] : [{ action: log, optional: true }]), {
+        action: denyAction(settings, table),
+      })
     case 'Log':
       return [{ match, action: `-j LOG --log-prefix "${settings.logPrefix}: "` }]
   }

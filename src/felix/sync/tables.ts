@@ -14,7 +14,8 @@
  *
  * When the kernel refuses the script, the chains that it does not like are searched with an unused chain (the legacy
  * tool names only the line of COMMIT). They are replaced by their stand-in, closed for anything that decides, and tried
- * again later; everything else is applied. Hooks: `insert` means on top of everything, re-inserted when something is
+ * again later; everything else is applied. Before that, rules that decide nothing (logs) are left out of all chains: a
+ * kernel that lacks their target loses the log and no more. Hooks: `insert` means on top of everything, re-inserted when something is
  * put above; `append` means once, wherever. Contract §4.3, §4.6.
  */
 
@@ -54,6 +55,8 @@ export class Table {
   readonly #log: Log
   readonly #backoff: Backoff
   readonly #chains = new Delta<string, RenderedChain>((a, b) => a.hashes.join() === b.hashes.join())
+  /** Chains of which `#chains` wants the plain form, as they were asked for. */
+  readonly #optional = new Map<string, RenderedChain>()
   readonly #meter: ReturnType<typeof meters>
   #hooks: readonly Hook[] = []
   /** Chains that are not ours, with all their rules. */
@@ -66,6 +69,8 @@ export class Table {
   #checkPauseMs = 180_000
   #checkAt: number | undefined
   #drift = 0
+  /** The kernel refuses the optional rules. */
+  #plainOnly = false
 
   constructor(options: TableOptions, deps: DriverDeps) {
     this.#options = options
@@ -76,10 +81,13 @@ export class Table {
   }
 
   want(chain: RenderedChain): void {
-    this.#chains.want(chain.name, chain)
+    if (chain.plain) this.#optional.set(chain.name, chain)
+    else this.#optional.delete(chain.name)
+    this.#chains.want(chain.name, this.#plainOnly ? (chain.plain ?? chain) : chain)
   }
 
   unwant(name: string): void {
+    this.#optional.delete(name)
     this.#chains.unwant(name)
     this.#backoff.succeeded(name)
   }
@@ -221,6 +229,12 @@ export class Table {
       await this.#restore(chains, gone, hooks)
     } catch (error) {
       if (codeOf(error) !== 'refused' || chains.length === 0) throw error
+      if (await this.#lacksOptional(chains)) {
+        this.#log.warn('the kernel takes no NFLOG rules: denied packets are not logged', { why: reasonOf(error) })
+        this.#plainOnly = true
+        for (const [name, { plain }] of this.#optional) this.#chains.want(name, plain!)
+        return this.#write()
+      }
       await this.#writeAround(chains, gone, hooks, error)
     }
     const retried = chains.filter(({ name }) => this.#backoff.isFailing(name) && !this.#standsIn(name))
@@ -264,6 +278,23 @@ export class Table {
         this.#log.error('the kernel refuses a chain; the rest is in force, this one is closed', { chain: name, why })
     const around = chains.map(chain => (culprits.has(chain.name) ? refusedChain(chain) : chain))
     await this.#restore(around, [...gone, probeChain], hooks)
+  }
+
+  /** True when the kernel refuses an optional rule, tried alone in a chain that no packet reaches. */
+  async #lacksOptional(chains: readonly RenderedChain[]): Promise<boolean> {
+    const chain = chains.find(({ plain }) => plain)
+    // An optional rule leads to no chain and names no set: whatever else is wrong cannot make it fail.
+    const line = chain?.lines.find(one => / -j NFLOG /.test(one))
+    if (this.#plainOnly || line === undefined) return false
+    try {
+      await this.#run([`:${probeChain} - [0:0]`, `-A ${probeChain} ${line}`])
+      // In a script of its own: what goes in the same one, the legacy tool never shows to the kernel.
+      await this.#run([`-F ${probeChain}`, `-X ${probeChain}`])
+      return false
+    } catch (error) {
+      if (codeOf(error) !== 'refused') throw error
+      return true
+    }
   }
 
   /** Which of the chains the kernel refuses, each tried in a chain that no packet reaches. */
