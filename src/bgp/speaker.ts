@@ -90,6 +90,9 @@ const updatesPerBatch = 1024
 const mostUndecided = 65_536
 /** An octet or two in each direction after the last NOTIFICATION. */
 const goodbyeMs = 250
+/** How long withdrawals of a drain may take to leave, and how often that is looked at. */
+const withdrawnMs = 2000
+const drainLookMs = 100
 
 export class Speaker {
   readonly #options: SpeakerOptions
@@ -112,6 +115,7 @@ export class Speaker {
   readonly #converging = new Set<Family>([4, 6])
   #running = false
   #work: Timer | undefined
+  #draining: Timer | undefined
   #pumpFrom = 0
   #refusalLoggedMs = -refusalLogMs
 
@@ -146,15 +150,27 @@ export class Speaker {
   start(): void {
     if (this.#running) return
     this.#running = true
+    this.#rib.setLeaving?.('no')
     if (this.#config) this.#apply(undefined, this.#config)
   }
 
   /**
    * Graceful: connections of peers that keep our routes are closed without a word. Otherwise, and for all other peers,
    * Cease 6/2 with `text`. `done` is called when the last octets have had their chance to leave.
+   *
+   * With `drainMs`, and not graceful, traffic is led away first (RFC 8326): all routes are announced as a last resort,
+   * peers have that long to find others, then everything is withdrawn, and only then sessions end.
    */
-  stop(how: { readonly graceful: boolean; readonly text?: string }, done?: () => void): void {
+  stop(
+    how: { readonly graceful: boolean; readonly text?: string; readonly drainMs?: number },
+    done?: () => void,
+  ): void {
+    if (!how.graceful && how.drainMs !== undefined && this.#running && this.#rib.setLeaving)
+      return this.#drain(how.drainMs, () =>
+        this.stop({ graceful: false, ...(how.text !== undefined && { text: how.text }) }, done),
+      )
     this.#running = false
+    this.#draining?.cancel()
     this.#work?.cancel()
     this.#work = undefined
     this.#recovery.stop()
@@ -167,6 +183,27 @@ export class Speaker {
       peer.forget()
     }
     if (done) this.#deps.clock.after(goodbyeMs, done)
+  }
+
+  #drain(drainMs: number, then: () => void): void {
+    const { clock } = this.#deps
+    this.#deps.log.info('leaving: routes are announced as a last resort', { drainMs })
+    this.#rib.setLeaving?.('announced')
+    this.#workSoon()
+    this.#draining?.cancel()
+    this.#draining = clock.after(drainMs, () => {
+      this.#rib.setLeaving?.('withdrawn')
+      this.#workSoon()
+      const until = clock.now() + withdrawnMs
+      const look = (): void => {
+        const owed = [...this.#peers.values()].some(
+          peer => peer.established && (this.#rib.hasOutput(peer.slot) || (peer.connection.conn?.queued() ?? 0) > 0),
+        )
+        if (owed && clock.now() < until) this.#draining = clock.after(drainLookMs, look)
+        else then()
+      }
+      this.#draining = clock.after(drainLookMs, look)
+    })
   }
 
   /** Whether a next hop can be reached; told by whoever knows the kernel's links and routes. */
@@ -485,8 +522,7 @@ const allAbilities: Abilities = {
   addPathOut: true,
   extendedNextHop: true,
   extendedMessage: true,
-  // Needs marks on the routes of a living session and on the stream of a resent table, which the RIB does not set.
-  enhancedRefresh: false,
+  enhancedRefresh: true,
 }
 
 function md5Keys(peers: readonly PeerConfig[]) {

@@ -202,6 +202,10 @@ export interface RibPeer {
   readonly sharedSubnets: readonly Prefix[]
   readonly nextHopMode: NextHopMode
   readonly allowOwnAs: number
+  /** Our answer to a refresh is framed by BoRR and EoRR (RFC 7313). */
+  readonly enhancedRefresh?: boolean
+  /** Prefixes (paths) per family beyond this many are refused and counted (max-prefix `block`). */
+  readonly mostReceived?: number
   /** eBGP: the path must begin with the peer's AS (RFC 4271 §6.3); default true. Off for route servers. */
   readonly enforceFirstAs?: boolean
   /** eBGP: routes with the peer's AS in the path are not sent to it; default true. */
@@ -241,6 +245,8 @@ export interface PrefixCounts {
   readonly accepted: number
   readonly advertised: number
   readonly stale: number
+  /** Refused since the session came up because there were too many; absent: none. */
+  readonly blocked?: number
 }
 
 /** Who we are, as far as routes care: loop checks, reflection, refusal of our own next hops. */
@@ -259,6 +265,8 @@ export interface RibAbilities {
   readonly extendedNextHop?: boolean
   /** Messages above 4096 octets, received and sent. */
   readonly extendedMessage?: boolean
+  /** RFC 7313: marks the routes of a living session, frames what it sends again. */
+  readonly enhancedRefresh?: boolean
   /** Policies may hold functions. */
   readonly filterFunctions?: boolean
 }
@@ -277,6 +285,13 @@ export interface RibPort {
   keepStale(slot: number, families: readonly Family[]): void
   /** Removes what is still stale of this family. */
   sweepStale(slot: number, family: Family): void
+  /** The session lives, and its routes of this family are stale until told again (RFC 7313 §4). */
+  age?(slot: number, family: Family): void
+  /**
+   * We will leave (RFC 8326): `announced`: everything goes out with GRACEFUL_SHUTDOWN and, by iBGP, LOCAL_PREF 0, so that
+   * peers choose other ways; `withdrawn`: nothing goes out any more.
+   */
+  setLeaving?(stage: 'no' | 'announced' | 'withdrawn'): void
   /** The body of one UPDATE: octets `start..end` of `bytes`, which are not kept. */
   receive(slot: number, bytes: Uint8Array, start: number, end: number): Receipt
   /** The peer asked for everything again (RFC 2918). */

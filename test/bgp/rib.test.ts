@@ -112,7 +112,7 @@ const kinds = ['ebgp', 'ebgp', 'ibgp', 'client', 'client'] as const
 type Op =
   | { op: 'announce'; slot: number; what: Announced; prefixes: string[] }
   | { op: 'withdraw'; slot: number; prefixes: string[] }
-  | { op: 'down' | 'restart' | 'sweep' | 'up' | 'refresh' | 'take'; slot: number }
+  | { op: 'down' | 'restart' | 'sweep' | 'up' | 'refresh' | 'age' | 'take'; slot: number }
   | { op: 'import' | 'export'; slot: number; policy: number }
   | { op: 'originate'; which: number[] }
   | { op: 'hop'; ip: string; reachable: boolean }
@@ -127,7 +127,14 @@ const op: fc.Arbitrary<Op> = fc.oneof(
   {
     weight: 6,
     arbitrary: fc.record({
-      op: fc.constantFrom('down' as const, 'restart' as const, 'sweep' as const, 'up' as const, 'refresh' as const),
+      op: fc.constantFrom(
+        'down' as const,
+        'restart' as const,
+        'sweep' as const,
+        'up' as const,
+        'refresh' as const,
+        'age' as const,
+      ),
       slot,
     }),
   },
@@ -257,7 +264,10 @@ class Pair {
       rib.refresh(o.slot, 4)
       this.listeners.get(o.slot)!.repeats = true
     } else if (o.op === 'take') this.take(o.slot, 100)
-    else if (o.op === 'restart') {
+    else if (o.op === 'age') {
+      rib.age(o.slot, 4)
+      for (const [key, path] of model.peers.get(o.slot)!.paths) if (!key.includes(':')) path.stale = true
+    } else if (o.op === 'restart') {
       rib.keepStale(o.slot, [4])
       const peer = model.peers.get(o.slot)!
       peer.up = false

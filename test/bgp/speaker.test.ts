@@ -444,3 +444,70 @@ test('a snapshot is plain JSON', () => {
     session: { identifier: '10.0.0.2', gracefulRestart: true, endOfRibReceived: [4, 6] },
   })
 })
+
+describe('leaving with a drain (RFC 8326 §4.1, RFC 9003)', () => {
+  test('peers use other ways while the session still stands, then hear Cease 6/2 with the text', () => {
+    const world = new World(3)
+    const [a, b, c] = world.nodes as [Node, Node, Node]
+    for (const node of [a, b])
+      node.config = { ...node.config, originate: [...node.config.originate, block('10.99.0.0/24')] }
+    world.startMesh()
+    world.pass(3000)
+    expect(c.fib.get('10.99.0.0/24')).toBe('10.0.0.1,10.0.0.2')
+    let done = false
+    a.speaker.stop({ graceful: false, text: 'new disk', drainMs: 2000 }, () => void (done = true))
+    world.pass(1000)
+    expect(c.fib.get('10.99.0.0/24')).toBe('10.0.0.2')
+    expect(c.fib.get('10.48.1.0/26')).toBe('10.0.0.1')
+    expect([c.state('10.0.0.1'), done]).toEqual(['Established', false])
+    world.pass(1150)
+    expect(c.fib.get('10.48.1.0/26')).toBeUndefined()
+    world.pass(1000)
+    expect([c.state('10.0.0.1') === 'Established', done]).toEqual([false, true])
+    const { lastReceived } = c.speaker.snapshot().peers.find(peer => peer.key === '10.0.0.1')!
+    expect(lastReceived).toMatchObject({ text: expect.stringContaining('new disk') })
+    expect(c.fib.get('10.99.0.0/24')).toBe('10.0.0.2')
+  })
+})
+
+describe('a soft reset between two speakers (RFC 7313)', () => {
+  test('everything is told again within BoRR and EoRR, nothing is lost, nothing is told to the owner', () => {
+    const world = new World(2)
+    world.startMesh()
+    world.pass(2000)
+    const [a, b] = world.nodes as [Node, Node]
+    const received = () => a.speaker.snapshot().peers[0]!.messages.received
+    const before = received()
+    expect(a.speaker.snapshot().peers[0]!.session).toMatchObject({ enhancedRefresh: true })
+    a.speaker.resetPeer(b.ip, { soft: true })
+    world.pass(1000)
+    expect(received()).toMatchObject({ refresh: before.refresh + 4, update: before.update + 2 })
+    expect(a.lost).toEqual([])
+    expect(a.speaker.snapshot().peers[0]!.counts.map(c => [c.received, c.stale])).toEqual([
+      [1, 0],
+      [1, 0],
+    ])
+  })
+})
+
+describe('max-prefix `block`', () => {
+  test('the session stays; a higher limit asks for what was refused', () => {
+    const world = new World(2)
+    const [a, b] = world.nodes as [Node, Node]
+    a.config = { ...a.config, originate: [1, 2, 3].map(n => block(`10.48.${n}.0/26`)) }
+    const limited = (limit: number): PeerConfig[] => [
+      peerConfig(a.ip, { families: [4], maxPrefix: { limit, action: 'block' } }),
+    ]
+    a.peers([peerConfig(b.ip)])
+    b.peers(limited(2))
+    for (const node of world.nodes) node.speaker.start()
+    world.pass(2000)
+    const counts = () => b.speaker.snapshot().peers[0]!.counts[0]
+    expect(counts()).toMatchObject({ received: 2, blocked: 1 })
+    b.peers(limited(3))
+    world.pass(1000)
+    expect(counts()).toMatchObject({ received: 3 })
+    expect(counts()?.blocked).toBeUndefined()
+    expect(b.speaker.snapshot().peers[0]!.flaps).toBe(0)
+  })
+})

@@ -33,6 +33,7 @@ export const withheld = {
   noExport: -4,
   policy: -5,
   tooLarge: -6,
+  leaving: -7,
 } as const
 
 export const withheldReasons: Readonly<Record<number, string>> = {
@@ -42,7 +43,11 @@ export const withheldReasons: Readonly<Record<number, string>> = {
   [withheld.noExport]: 'NO_EXPORT',
   [withheld.policy]: 'export policy',
   [withheld.tooLarge]: 'attributes do not fit a message of this peer',
+  [withheld.leaving]: 'we are leaving',
 }
+
+/** RFC 8326 §3: whoever hears it by eBGP makes it LOCAL_PREF 0. */
+const gracefulShutdown = 0xffff0000
 
 /** What all members of a group have in common, as far as routes are concerned. */
 export interface ExportTerms {
@@ -56,6 +61,8 @@ export interface ExportTerms {
   readonly sharedSubnets: readonly Prefix[]
   readonly nextHopMode: 'auto' | 'self' | 'keep'
   readonly clusterId: number
+  /** RFC 8326: how far our departure has come. */
+  readonly leaving: 'no' | 'announced' | 'withdrawn'
 }
 
 /** What an exporter asks about the source of a path. */
@@ -138,6 +145,7 @@ export class Exporter {
     const { terms } = this
     const marks = this.#sets.marks[set]!
     this.refusedBy = undefined
+    if (terms.leaving === 'withdrawn') return withheld.leaving
     if (origin.kind === kind.ibgp && terms.kind === 'ibgp') return withheld.ibgpToIbgp
     if (marks & mark.noAdvertise) return withheld.noAdvertise
     if (terms.kind === 'ebgp' && marks & (mark.noExport | mark.noExportSubconfed)) return withheld.noExport
@@ -165,6 +173,10 @@ export class Exporter {
         if (!(marks & mark.originator)) edit.originator = origin.identifier
         edit.cluster = terms.clusterId
       }
+    }
+    if (terms.leaving === 'announced') {
+      edit.communities.push(gracefulShutdown)
+      if (terms.kind !== 'ebgp') edit.localPref = 0
     }
     const out = rewrite(this.#sets, set, edit)
     return this.#fits(out) ? out : withheld.tooLarge

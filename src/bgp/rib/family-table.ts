@@ -115,7 +115,8 @@ export class FamilyTable implements Candidates, Outgoing {
       sources.fresh[at]!++
     }
     const before = paths.used[path]!
-    if (paths.received[path] === received && before === used && paths.why[path] === why && !(renew && stale)) return
+    const told = renew && stale && sources.refreshing[at] === 0
+    if (paths.received[path] === received && before === used && paths.why[path] === why && !told) return
     if (paths.received[path] !== received) {
       sets.hold(received)
       sets.release(paths.received[path]!)
@@ -302,7 +303,7 @@ export class FamilyTable implements Candidates, Outgoing {
       nextHops: this.nextHops(net, best),
       localPref: this.sets.localPref[used]!,
       source: this.sources.pathSource(this.paths.source[best]!),
-      stale: this.isStale(best),
+      stale: this.isStale(best) && this.sources.refreshing[slotOf(this.paths.source[best]!, this.family)] === 0,
     }
   }
 
@@ -398,10 +399,11 @@ export class FamilyTable implements Candidates, Outgoing {
     if (bits & chore.remove) this.#on.emptied(source)
   }
 
-  /** Everything known of this source and family becomes stale (RFC 4724 §4.2). */
-  age(source: number): void {
+  /** Everything known of this source and family becomes stale (RFC 4724 §4.2), or, `refreshing`, is awaited once more. */
+  age(source: number, refreshing = false): void {
     const { sources, paths } = this
     const at = slotOf(source, this.family)
+    sources.refreshing[at] = refreshing ? 1 : 0
     // A sweep under way means the routes that are stale now, not those that become so below.
     while (sources.chores[at]! & chore.sweep) this.walk(paths.high)
     // Epochs run from 0 to 254; 255 is no epoch, so what was stale when they start over stays so.

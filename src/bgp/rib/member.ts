@@ -29,6 +29,8 @@ export class Member {
   endOfRib = false
   /** Until the queue of dirty nets has moved this far. */
   endOfRibAfter = 0
+  /** Everything is being sent again (RFC 2918): `owed`: after End-of-RIB; `again`: and once more, it was asked meanwhile. */
+  refresh: 'none' | 'owed' | 'running' | 'again' = 'none'
   todoCount = 0
   #todo = new Int32Array(0)
   #has = new Int32Array(0)

@@ -57,6 +57,10 @@ export class Sources {
   accepted = new Int32Array(16)
   /** Paths of the present epoch. */
   fresh = new Int32Array(16)
+  /** 1: what is stale is so by a refresh of a living session, which the owner need not know. */
+  refreshing = new Uint8Array(16)
+  /** Announcements refused because there were too many. */
+  blocked = new Int32Array(16)
   /** Undefined for a free source and for source 0. */
   readonly peers: (RibPeer | undefined)[] = [undefined]
   high = 1
@@ -69,7 +73,8 @@ export class Sources {
     if (source >= this.kind.length) this.#grow()
     for (const at of [source * 2, source * 2 + 1]) {
       this.epoch[at] = this.chores[at] = 0
-      this.received[at] = this.accepted[at] = this.fresh[at] = 0
+      this.received[at] = this.accepted[at] = this.fresh[at] = this.blocked[at] = 0
+      this.refreshing[at] = 0
     }
     this.set(source, peer)
     return source
@@ -107,6 +112,8 @@ export class Sources {
     this.received = grown(this.received, capacity * 2)
     this.accepted = grown(this.accepted, capacity * 2)
     this.fresh = grown(this.fresh, capacity * 2)
+    this.refreshing = grown(this.refreshing, capacity * 2)
+    this.blocked = grown(this.blocked, capacity * 2)
   }
 }
 

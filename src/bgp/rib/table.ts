@@ -18,6 +18,7 @@
 import type { Family, Ip } from '../../lib/ip.ts'
 import type { Clock, Random } from '../../lib/ports.ts'
 import type { Origination, Policy, PrefixCounts, Receipt, RibPeer, RibPort, RouteUpdate } from '../types.ts'
+import { encodeRefresh } from '../wire/message.ts'
 import { endOfRib, type UpdateContext, UpdateReader } from '../wire/update.ts'
 import { AttributeSets } from './attribute-sets.ts'
 import { Exporter } from './export.ts'
@@ -64,7 +65,13 @@ export interface PeerState {
 }
 
 export class Rib implements RibPort {
-  readonly abilities = { addPathIn: true, addPathOut: true, extendedNextHop: true, extendedMessage: true }
+  readonly abilities = {
+    addPathIn: true,
+    addPathOut: true,
+    extendedNextHop: true,
+    extendedMessage: true,
+    enhancedRefresh: true,
+  }
   onWork: (() => void) | undefined
   readonly sets: AttributeSets
   readonly sources = new Sources()
@@ -81,6 +88,7 @@ export class Rib implements RibPort {
   #options: RibOptions
   #identity: Identity
   #idle = true
+  #leaving: 'no' | 'announced' | 'withdrawn' = 'no'
 
   constructor(options: RibOptions, deps: { readonly clock: Clock; readonly random: Random }) {
     this.#clock = deps.clock
@@ -121,6 +129,7 @@ export class Rib implements RibPort {
     state.up = true
     if (kept === state) this.#adopt(state, peer)
     for (const family of peer.families) this.#join(state, family).endOfRib = true
+    for (const family of families) this.sources.blocked[slotOf(state.source, family)] = 0
     for (const family of families) if (peer.addPathIn.includes(family)) this.tables[family].paths.keepIds()
     this.#wake()
   }
@@ -128,6 +137,8 @@ export class Rib implements RibPort {
   changePeer(peer: RibPeer): void {
     const state = this.#slots[peer.slot]
     if (!state) return
+    if (state.peer.mostReceived !== peer.mostReceived)
+      for (const family of families) this.sources.blocked[slotOf(state.source, family)] = 0
     this.#adopt(state, peer)
     if (state.up) this.#regroup(state)
   }
@@ -153,6 +164,11 @@ export class Rib implements RibPort {
   sweepStale(slot: number, family: Family): void {
     const state = this.#slots[slot]
     if (state && this.sources.stale(state.source, family) > 0) this.tables[family].addChore(state.source, chore.sweep)
+  }
+
+  age(slot: number, family: Family): void {
+    const state = this.#slots[slot]
+    if (state) this.tables[family].age(state.source, true)
   }
 
   #newState(peer: RibPeer): PeerState {
@@ -230,6 +246,7 @@ export class Rib implements RibPort {
       if (this.#groups.get(this.#groupKey(state.peer, family)) === place.group) continue
       const member = this.#join(state, family, place)
       member.endOfRib = place.member.endOfRib
+      member.refresh = place.member.refresh
       this.#leave(family, place.group, place.member)
     }
     this.#wake()
@@ -255,6 +272,7 @@ export class Rib implements RibPort {
       sharedSubnets: peer.kind === 'ebgp' ? peer.sharedSubnets : [],
       nextHopMode: peer.nextHopMode,
       clusterId: this.#identity.clusterId,
+      leaving: this.#leaving,
     }
   }
 
@@ -313,6 +331,7 @@ export class Rib implements RibPort {
   #announceAll(state: PeerState, table: FamilyTable, set: number, bytes: Uint8Array, at: number, end: number): void {
     const { nets } = table
     const { importer, source } = state
+    const most = state.peer.mostReceived
     const addPath = table.family === 4 ? state.context.addPath4 : state.context.addPath6
     const each = importer.policy.readsPrefix
     if (!each) importer.judge(this.#identity, set, nets, -1)
@@ -325,9 +344,10 @@ export class Rib implements RibPort {
         at += 4
       }
       const length = bytes[at]!
-      const octets = (length + 7) >> 3
-      const net = addAt(nets, bytes, at + 1, length)
-      at += 1 + octets
+      const start = at + 1
+      at = start + ((length + 7) >> 3)
+      if (most !== undefined && this.#isBeyond(most, table, source, id, findAt(nets, bytes, start, length))) continue
+      const net = addAt(nets, bytes, start, length)
       if (isMartian(nets, net)) table.announce(net, source, id, set, set, refusal.martian)
       else if (each) {
         importer.judge(this.#identity, set, nets, net)
@@ -335,6 +355,14 @@ export class Rib implements RibPort {
       } else table.announce(net, source, id, set, used, why)
     }
     if (!each) this.sets.release(used)
+  }
+
+  /** A path more than this source may have. One that it has already may always change. */
+  #isBeyond(most: number, table: FamilyTable, source: number, id: number, net: number): boolean {
+    const at = slotOf(source, table.family)
+    if (this.sources.received[at]! < most || (net >= 0 && table.pathOf(net, source, id) >= 0)) return false
+    this.sources.blocked[at]!++
+    return true
   }
 
   #withdrawAll(state: PeerState, family: Family, bytes: Uint8Array, at: number, end: number): void {
@@ -390,8 +418,24 @@ export class Rib implements RibPort {
   refresh(slot: number, family: Family): void {
     const place = this.#slots[slot]?.members.get(family)
     if (!place) return
-    place.group.resend(place.member)
+    const { member } = place
+    // RFC 7313 §4: not before our End-of-RIB. Requests that come while one is answered are answered together.
+    if (member.refresh === 'running') member.refresh = 'again'
+    else if (member.refresh === 'none' && member.endOfRib) member.refresh = 'owed'
+    else if (member.refresh === 'none') this.#resend(family, place)
     this.#wake()
+  }
+
+  #resend(family: Family, { group, member }: { group: UpdateGroup; member: Member }): void {
+    member.refresh = 'running'
+    if (member.peer.enhancedRefresh) member.backlog.append(encodeRefresh('begin', family))
+    group.resend(member)
+  }
+
+  setLeaving(stage: 'no' | 'announced' | 'withdrawn'): void {
+    if (this.#leaving === stage) return
+    this.#leaving = stage
+    for (const state of this.#slots) if (state?.up) this.#regroup(state)
   }
 
   // ------------------------------------------------------------------------------------------------------------- work
@@ -457,12 +501,24 @@ export class Rib implements RibPort {
   #hasOutput(family: Family, place: { group: UpdateGroup; member: Member }): boolean {
     const { group, member } = place
     if (group.hasOutput(member)) return true
+    if (!member.endOfRib && member.refresh === 'none') return false
     const table = this.tables[family]
-    const due = member.endOfRib && !table.deferred && table.dirty.taken >= member.endOfRibAfter
-    if (!due || !group.isInStep(member)) return false
+    const waits = member.endOfRib && (table.deferred || table.dirty.taken < member.endOfRibAfter)
+    if (waits || !group.isInStep(member)) return false
+    if (!member.endOfRib) return this.#refreshed(family, place)
     member.endOfRib = false
     member.backlog.append(endOfRib(family))
     return true
+  }
+
+  /** Everything was sent again, or now may be. */
+  #refreshed(family: Family, place: { group: UpdateGroup; member: Member }): boolean {
+    const { group, member } = place
+    if (member.refresh !== 'owed' && member.peer.enhancedRefresh) member.backlog.append(encodeRefresh('end', family))
+    const again = member.refresh !== 'running'
+    member.refresh = 'none'
+    if (again) this.#resend(family, place)
+    return group.hasOutput(member)
   }
 
   counts(slot: number, family: Family): PrefixCounts {
@@ -475,6 +531,7 @@ export class Rib implements RibPort {
       accepted: this.sources.accepted[at]!,
       advertised: place ? place.group.count - place.member.excluded : 0,
       stale: this.sources.stale(state.source, family),
+      ...(this.sources.blocked[at]! > 0 && { blocked: this.sources.blocked[at]! }),
     }
   }
 

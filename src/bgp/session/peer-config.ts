@@ -70,6 +70,8 @@ export function ribPeer(slot: number, config: PeerConfig, own: SpeakerConfig, se
     ...(self4 && { self4 }),
     ...(self6 && { self6 }),
     sharedSubnets: sharedSubnets(config, own, local),
+    enhancedRefresh: session.enhancedRefresh,
+    ...(config.maxPrefix?.action === 'block' && { mostReceived: config.maxPrefix.limit }),
     nextHopMode: config.nextHopMode,
     allowOwnAs: config.allowOwnAs,
     importPolicy: config.importPolicy,

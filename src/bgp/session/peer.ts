@@ -46,6 +46,7 @@ import type { Abilities, RestartOffer, Session } from './negotiate.ts'
 import { judge, offer, ourDialSurvives } from './negotiate.ts'
 import { changeClass, ribPeer, sameValue } from './peer-config.ts'
 import { PeerRecord } from './record.ts'
+import { Refreshing } from './refreshing.ts'
 import { keepsRoutes, StaleRoutes } from './restart.ts'
 
 export interface PeerPorts {
@@ -88,6 +89,7 @@ export class Peer implements ConnectionOwner {
   readonly #ports: PeerPorts
   readonly #host: PeerHost
   readonly #stale: StaleRoutes
+  readonly #refreshing: Refreshing
   #config: PeerConfig
   #dialled: Connection
   #accepted: Connection | undefined
@@ -112,11 +114,9 @@ export class Peer implements ConnectionOwner {
     this.#ports = ports
     this.record = new PeerRecord(ports.clock)
     this.#backoff = new Backoff(ports.random)
-    this.#stale = new StaleRoutes(slot, {
-      clock: ports.clock,
-      rib: ports.rib,
-      changed: () => host.received(this),
-    })
+    const deps = { clock: ports.clock, rib: ports.rib, changed: () => host.received(this) }
+    this.#stale = new StaleRoutes(slot, deps)
+    this.#refreshing = new Refreshing(slot, deps)
     this.#dialled = this.#connection(false)
   }
 
@@ -252,8 +252,13 @@ export class Peer implements ConnectionOwner {
     if (!this.#session || !local) return
     const desired = ribPeer(this.slot, this.#config, this.#host.config(), this.#session, local)
     if (sameValue(desired, this.#ribPeer)) return
+    // What was refused by a limit that is gone is asked for again; a living peer without refresh must be reset by hand.
+    const limitMoved = desired.mostReceived !== this.#ribPeer?.mostReceived
+    const { families } = this.#session
+    const blocked = families.filter(f => limitMoved && this.#ports.rib.counts(this.slot, f).blocked !== undefined)
     this.#ribPeer = desired
     this.#ports.rib.changePeer(desired)
+    for (const family of blocked) this.requestRefresh(family)
     this.#host.received(this)
   }
 
@@ -413,8 +418,12 @@ export class Peer implements ConnectionOwner {
       this.#ports.log.debug('ROUTE-REFRESH for a family this session has not', { afi: refresh.afi, safi: refresh.safi })
       return
     }
-    if (refresh.kind !== 'request') return
-    this.#ports.rib.refresh(this.slot, family)
+    if (refresh.kind === 'request') this.#ports.rib.refresh(this.slot, family)
+    else if (!this.#session.enhancedRefresh)
+      this.#ports.log.debug('BoRR or EoRR, which was not agreed', { family, kind: refresh.kind })
+    // What an End-of-RIB is still to sweep is not for an EoRR.
+    else if (refresh.kind === 'begin' && !this.#stale.families.includes(family)) this.#refreshing.begin(family)
+    else if (refresh.kind === 'end') this.#refreshing.end(family)
     this.#host.received(this)
   }
 
@@ -507,6 +516,7 @@ export class Peer implements ConnectionOwner {
 
   #sessionEnded(connection: Connection, why: DownReason, counted: boolean): void {
     const session = this.#session!
+    this.#refreshing.stop()
     this.#current = undefined
     this.#session = undefined
     this.#ribPeer = undefined
@@ -577,8 +587,9 @@ export class Peer implements ConnectionOwner {
     const session = this.#session
     if (!limit || !session) return
     for (const family of session.families) {
-      const verdict = this.#limits.judge(limit, family, this.#ports.rib.counts(this.slot, family).received)
+      const verdict = this.#limits.judge(limit, family, this.#ports.rib.counts(this.slot, family))
       if (verdict.kind === 'near') this.#ports.log.warn('many prefixes', { ...verdict })
+      if (verdict.kind === 'blocking') this.#ports.log.warn('too many prefixes: new ones are refused', { ...verdict })
       if (verdict.kind !== 'over') continue
       this.#current?.dispatch({ kind: 'cease', why: this.#wrapped(verdict.notification) })
       this.record.blame({ code: 'max-prefix', text: verdict.text })
