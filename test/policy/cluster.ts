@@ -126,6 +126,9 @@ export interface Probe {
   readonly code: number
 }
 
+/** Where each station's own nat table turns every TCP connection and UDP datagram to, so that every port answers. */
+export const listenerPort = 7
+
 export const protocols = { icmp: 1, tcp: 6, udp: 17, icmp6: 58, sctp: 132 } as const
 
 export function describeProbe({ from, to, family, protocol, sourcePort, port, type, code }: Probe): string {

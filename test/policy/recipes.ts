@@ -1,0 +1,2 @@
+import type { Case } from './run.ts'
+export const recipes: readonly Case[] = []
