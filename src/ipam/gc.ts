@@ -21,7 +21,7 @@ import { cutHandle, decodeHandle, handlesPrefix } from '../model/index.ts'
 import type { Plan } from './assign.ts'
 import type { Allocation } from './block.ts'
 import { giveUp, loadOwn, ownerOfText, ownerText } from './claim.ts'
-import type { Round } from './claim.ts'
+import type { Round, Situation } from './claim.ts'
 import type { Ipam } from './ipam.ts'
 import { poolOf } from './pool.ts'
 import type { Pool } from './pool.ts'
@@ -356,7 +356,8 @@ function planFree(
   const freed: Ip[] = []
   for (const { block, group, allocations } of taken)
     for (const [i, allocation] of allocations.entries()) {
-      const same = allocation?.handle === group[i]!.handle && allocation.sequence === group[i]!.sequence
+      const { handle, sequence, node } = group[i]!
+      const same = allocation?.handle === handle && allocation.sequence === sequence && mayRepair(at, draft, node, truth)
       if (!block || !allocation || !same || truth.evidence(allocation) !== undefined)
         return { kind: 'done', result: { done: false, freed: [] } }
       freed.push(allocation.ip)
@@ -379,9 +380,10 @@ function planRepair(round: Round, draft: Draft, finding: Exclude<Finding, Leak>,
     case 'damaged':
       return false
     case 'affinity':
-      return repairAffinity(round, draft, finding)
+      return mayRepair(at, draft, finding.node, truth) && repairAffinity(round, draft, finding)
     case 'no-affinity': {
       if (draft.block(cidr).value?.owner !== ownerText(finding.node)) return false
+      if (!mayRepair(at, draft, finding.node, truth)) return false
       if (finding.node !== at.node) {
         // Nobody will use it: without owner it goes when its last address does.
         giveUp(draft, at.wallMs, { node: finding.node, cidr, mustBeEmpty: false })
@@ -393,8 +395,8 @@ function planRepair(round: Round, draft: Draft, finding: Exclude<Finding, Leak>,
       const block = draft.block(cidr).value
       if (!block?.isEmpty) return false
       if (finding.node === undefined) settleEmpty(draft, at, cidr)
-      else if (finding.node === at.node || !truth.nodeExists(finding.node))
-        giveUp(draft, at.wallMs, { node: finding.node, cidr, mustBeEmpty: true })
+      else if (!mayRepair(at, draft, finding.node, truth)) return false
+      else giveUp(draft, at.wallMs, { node: finding.node, cidr, mustBeEmpty: true })
       return true
     }
     case 'cold': {
@@ -414,6 +416,16 @@ function planRepair(round: Round, draft: Draft, finding: Exclude<Finding, Leak>,
       return true
     }
   }
+}
+
+/** Our own, or of a node that is gone and still is when this is committed: it may have come back under its name. */
+function mayRepair(at: Situation, draft: Draft, node: string, truth: Truth): boolean {
+  if (node === at.node) return true
+  if (truth.nodeExists(node)) return false
+  const held = draft.records.node(node)
+  if (held.modRevision > 0) return false
+  draft.guard(held)
+  return true
 }
 
 function repairAffinity({ at }: Round, draft: Draft, { node, cidr }: Extract<Finding, { kind: 'affinity' }>): boolean {

@@ -159,9 +159,10 @@ export class Ipam {
   }
 
   async #releaseChunk(items: readonly ReleaseItem[]): Promise<Released> {
-    // What an attempt of unknown outcome had in hand and is free afterwards was freed by it, as far as anyone can tell.
+    // What an attempt of unknown outcome had in hand and is free or another's afterwards was freed by it, as far as anyone
+    // can tell.
     const inHand = new Set<string>()
-    const outcome = await this.#submit<Released>((round, draft) => planRelease(round, draft, items), {
+    const outcome = await this.#submit<Released>((round, draft) => planRelease(round, draft, items, inHand), {
       cameAbout: () => false,
       perhaps: ({ released }) => released.forEach(ip => inHand.add(ip.key)),
     })

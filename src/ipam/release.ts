@@ -38,7 +38,16 @@ export interface Released {
 /** Blocks of one handle that go into one commit; block, affinity and guard make up to three conditions each. */
 const blocksPerCommit = 32
 
-export function planRelease({ at }: Round, draft: Draft, items: readonly ReleaseItem[]): Plan<Released> {
+/**
+ * `perhapsOurs`: addresses that an earlier attempt of unknown outcome freed, if it came about; when somebody else has one
+ * of them now, it did.
+ */
+export function planRelease(
+  { at }: Round,
+  draft: Draft,
+  items: readonly ReleaseItem[],
+  perhapsOurs: ReadonlySet<string> = new Set(),
+): Plan<Released> {
   const released: Ip[] = []
   const unallocated: Ip[] = []
   const turnedDown: { ip: Ip; error: CodedError<IpamFailure> }[] = []
@@ -61,10 +70,18 @@ export function planRelease({ at }: Round, draft: Draft, items: readonly Release
   const taken: { block: Block; allocations: Allocation[] }[] = []
   for (const group of byBlock.values()) {
     const allocations: Allocation[] = []
-    const stale = [...group.items].find(([ordinal, item]) => isStale(item, group.block.allocationAt(ordinal)))
-    for (const [ordinal, { ip }] of group.items) {
+    const passedOn = (ordinal: number, item: ReleaseItem): boolean =>
+      perhapsOurs.has(item.ip.key) && isStale(item, group.block.allocationAt(ordinal))
+    const stale = [...group.items].find(
+      ([ordinal, item]) => isStale(item, group.block.allocationAt(ordinal)) && !passedOn(ordinal, item),
+    )
+    for (const [ordinal, item] of group.items) {
+      const { ip } = item
       const allocation = group.block.allocationAt(ordinal)
-      if (stale) turnedDown.push({ ip, error: staleRelease(ip, stale[1].ip) })
+      if (passedOn(ordinal, item)) {
+        unallocated.push(ip)
+        draft.guard(draft.block(group.block.cidr))
+      } else if (stale) turnedDown.push({ ip, error: staleRelease(ip, stale[1].ip) })
       else if (!allocation || allocation.releasedAt !== undefined) {
         unallocated.push(ip)
         draft.guard(draft.block(group.block.cidr))

@@ -41,9 +41,49 @@ function exactInteger(value: unknown, source: string | undefined): unknown {
 
 /** Parses JSON; integers that a double cannot hold become `bigint`. Throws SyntaxError as JSON.parse does. */
 export function parseJson(text: string): unknown {
-  // The reviver visits every value, so it is used only where digits enough for a large integer are in sight.
   if (!longDigits.test(text)) return JSON.parse(text)
-  return exactJson.parse(text, (_key, value, context) => exactInteger(value, context.source))
+  return parseMarked(text) ?? exactJson.parse(text, (_key, value, context) => exactInteger(value, context.source))
+}
+
+/** A private character: begins a text that stands for a number. */
+const mark = '\ue000'
+const longInteger = /([:,[]\s*)(-?[1-9]\d{15,})(?=\s*[,}\]])/g
+
+/**
+ * A reviver costs several times what parsing does, and every block has large integers: those become marked texts first.
+ * Digits inside a text are no integer; there the mark ends the text too early, which the parser notices. Undefined then.
+ */
+function parseMarked(text: string): unknown {
+  if (text[0] !== '{' || text.includes(mark) || /\\u[eE]000/.test(text)) return undefined
+  try {
+    return unmarked(JSON.parse(text.replace(longInteger, `$1"${mark}$2"`)))
+  } catch {
+    return undefined
+  }
+}
+
+/** The same value, changed in place, with numbers again for marked texts. */
+function unmarked(value: unknown): unknown {
+  if (typeof value === 'string') {
+    if (value[0] !== mark) return value
+    const integer = Number(value.slice(1))
+    return Number.isSafeInteger(integer) ? integer : BigInt(value.slice(1))
+  }
+  if (typeof value !== 'object' || value === null) return value
+  if (Array.isArray(value)) {
+    for (let i = 0; i < value.length; i++) if (mayBeMarked(value[i])) value[i] = unmarked(value[i])
+    return value
+  }
+  const members = value as Record<string, unknown>
+  for (const key of Object.keys(members)) {
+    const member = members[key]
+    if (mayBeMarked(member)) members[key] = unmarked(member)
+  }
+  return value
+}
+
+function mayBeMarked(value: unknown): boolean {
+  return typeof value === 'string' ? value[0] === mark : typeof value === 'object' && value !== null
 }
 
 /** Prints JSON in one line; a `bigint` prints as its digits. */

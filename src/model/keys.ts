@@ -7,6 +7,7 @@
  *   /calico/ipam/v2/handle/<id>   /calico/ipam/v2/config                     handles, settings
  *   /calico/felix/...                                                        status, leased
  *   /manx/v1/status/<node>   /manx/v1/identity/<node>                        ours: outside Calico's tree, never inside
+ *   /manx/v1/duty/ipam-audit                                                 ours: the node that audits for all, leased
  *
  * `parseKey` is the inverse of the builders for every key that is written in canonical form; any other key is
  * undefined, so two spellings of one block can never become one object. Only the v1-style keys below /calico/felix
@@ -25,6 +26,7 @@ export const blocksPrefix = `${ipamPrefix}assignment/`
 export const handlesPrefix = `${ipamPrefix}handle/`
 export const statusPrefix = `${manxPrefix}status/`
 export const identityPrefix = `${manxPrefix}identity/`
+export const auditDutyKey = `${manxPrefix}duty/ipam-audit`
 
 /** A v3 resource by kind and name. */
 export interface ResourceRef {

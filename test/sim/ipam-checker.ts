@@ -41,8 +41,15 @@ interface Use {
   readonly byName: boolean
 }
 
+interface Pool {
+  readonly cidr: Prefix
+  readonly disabled: boolean
+  readonly blockSize: number
+}
+
 export class IpamChecker {
   readonly failures: string[] = []
+  #known: { pools: readonly Pool[]; reserved: readonly Prefix[] } | undefined
   readonly #store: SimStore
   readonly #blocks = new Map<string, RawBlock>()
   /** Highest sequence number each block ever had, across its lives. */
@@ -258,19 +265,33 @@ export class IpamChecker {
     return undefined
   }
 
-  #pools(): { cidr: Prefix; disabled: boolean; blockSize: number }[] {
-    return this.#store.list(poolsAt).map(({ value }) => {
-      const { spec } = parse<{ spec: { cidr: string; disabled?: boolean; blockSize: number } }>(value)
-      return { cidr: Prefix.of(spec.cidr), disabled: spec.disabled ?? false, blockSize: Number(spec.blockSize) }
-    })
+  #pools(): readonly Pool[] {
+    return this.#furniture().pools
   }
 
-  #reserved(): Prefix[] {
-    return this.#store
-      .list(reservationsAt)
-      .flatMap(({ value }) =>
-        parse<{ spec: { reservedCIDRs: string[] } }>(value).spec.reservedCIDRs.map(c => Prefix.of(c)),
-      )
+  #reserved(): readonly Prefix[] {
+    return this.#furniture().reserved
+  }
+
+  /** Pools and reservations change seldom and are asked for with each address. */
+  #furniture(): { pools: readonly Pool[]; reserved: readonly Prefix[] } {
+    this.#known ??= {
+      pools: this.#store.list(poolsAt).map(({ value }) => {
+        const { spec } = parse<{ spec: { cidr: string; disabled?: boolean; blockSize: number } }>(value)
+        return { cidr: Prefix.of(spec.cidr), disabled: spec.disabled ?? false, blockSize: Number(spec.blockSize) }
+      }),
+      reserved: this.#store
+        .list(reservationsAt)
+        .flatMap(({ value }) =>
+          parse<{ spec: { reservedCIDRs: string[] } }>(value).spec.reservedCIDRs.map(c => Prefix.of(c)),
+        ),
+    }
+    return this.#known
+  }
+
+  /** To be called when pools or reservations have changed. */
+  refurnished(): void {
+    this.#known = undefined
   }
 
   #fail(what: string): void {

@@ -5,16 +5,17 @@
  *   operators ---------------------> commands (Ipam without) ------+--> SimStore with faults --> IpamChecker, each commit
  *   Calico's own tools ------------> CalicoWriter -----------------'
  *
- * A container runtime survives its agent: it remembers what it asked for and repeats DEL until it is done. After a time of
- * trouble the faults stop; then every call must come to an end, the audits run, and what is allocated must be exactly what
- * the endpoints use.
+ * A container runtime survives its agent: it remembers what it asked for and repeats DEL until it is done. Some machines
+ * never come back, and their Node is deleted; some of those return later under their old name, with nothing. After a time
+ * of trouble the faults stop; then every call must come to an end, the audits run, and what is allocated must be exactly
+ * what the endpoints use.
  */
 
 import { hasCode } from '../../src/lib/errors.ts'
 import { Ip, Prefix } from '../../src/lib/ip.ts'
 import type { Truth } from '../../src/ipam/index.ts'
 import type { Condition, Log, Stop, Write } from '../../src/lib/ports.ts'
-import { Audit, Ipam } from '../../src/ipam/index.ts'
+import { Audit, Duty, Ipam } from '../../src/ipam/index.ts'
 import { Syncer } from '../../src/model/index.ts'
 import type { Update } from '../../src/model/index.ts'
 import { SimClock, SimRandom } from './clock.ts'
@@ -58,6 +59,10 @@ const resources = '/calico/resources/v3/projectcalico.org'
 const calicoPool = Prefix.of('10.9.0.0/26')
 const calicoBlockLength = 29
 const auditEveryMs = 3000
+/** A commit may be done this long after its caller has given up. */
+const lateMs = 1500
+/** Shorter than the audits that follow it, so that a lost duty is taken up by somebody else. */
+const dutyTtlMs = 2000
 /** Longer than a commit may be under way after its caller has given up. */
 const graceMs = 4000
 const quiet: Log = { error() {}, warn() {}, info() {}, debug() {}, with: () => quiet }
@@ -102,6 +107,8 @@ class World {
   /** Handles that commands and Calico's plugin stand for. */
   readonly spokenFor = new Set<string>()
   readonly #agents: Host[] = []
+  /** Machines that never die for good: Calico's own plugin works there. */
+  readonly #lasting: number
   readonly #strays: Promise<void>[] = []
   readonly #troubleMs: number
 
@@ -114,9 +121,10 @@ class World {
     this.store.tamper = options.tamper
     this.options = options
     this.dualStack = random.chance(0.5)
-    this.#troubleMs = options.troubleMs ?? 4_000
-    const nodes = options.nodes ?? (random.chance(0.05) ? 50 : 2 + random.below(7))
+    this.#troubleMs = options.troubleMs ?? 3_500
+    const nodes = options.nodes ?? (random.chance(0.02) ? 50 : 2 + random.below(5))
     this.#furnish(nodes)
+    this.#lasting = Math.ceil(nodes / 2)
     for (let i = 0; i < nodes; i++) this.#agents.push(new Host(this, `node-${i}`))
   }
 
@@ -146,8 +154,9 @@ class World {
       lostAnswer: random.pick([0, 0.02, 0.1]),
       lostRequest: random.pick([0, 0.01, 0.05]),
       lateCommit: random.pick([0, 0.02, 0.1]),
-      lateMs: [1, 1500],
+      lateMs: [1, lateMs],
       lostWatch: random.pick([0, 0.01]),
+      lostLease: random.pick([0, 0.2]),
     })
     for (const host of this.#agents) host.start()
     for (let i = 0; i < 3; i++) this.#strays.push(this.#command(i))
@@ -156,7 +165,7 @@ class World {
     await this.clock.run(() => this.failures.length > 0 || this.clock.now() >= this.#troubleMs)
     if (this.failures.length > 0) return
     this.trouble = false
-    Object.assign(store.faults, { unavailable: 0, lostAnswer: 0, lostRequest: 0, lateCommit: 0, lostWatch: 0 })
+    Object.assign(store.faults, { unavailable: 0, lostAnswer: 0, lostRequest: 0, lateCommit: 0, lostWatch: 0, lostLease: 0 })
     let calm = false
     void Promise.all([...this.#strays, ...this.#agents.map(host => host.windDown())]).then(() => (calm = true))
     await this.clock.run(() => calm || this.failures.length > 0, 600_000)
@@ -193,6 +202,28 @@ class World {
       put('nodes', 'Node', `node-${i}`, {}, random.chance(0.5) ? { rack: 'one' } : { rack: 'two' })
   }
 
+  /** A machine burns down. Its Node goes when nothing of it is under way any more; it may come back without a memory. */
+  async #loseMachine(random: SimRandom): Promise<void> {
+    const mortal = this.#agents.slice(this.#lasting).filter(host => host.isAlive)
+    if (mortal.length === 0) return
+    const host = random.pick(mortal)
+    const key = `${resources}/nodes/${host.node}`
+    const node = this.store.get(key)!.value
+    host.die()
+    this.count('machines lost')
+    this.busy.add(`${host.node} is cleared away`)
+    await this.sleep(lateMs + random.between(100, 1500))
+    for (const endpoint of this.store.list(`${resources}/workloadendpoints/default/${host.node}-`))
+      this.store.delete(endpoint.key)
+    this.store.delete(key)
+    await this.sleep(random.between(1, 3000))
+    this.busy.delete(`${host.node} is cleared away`)
+    if (!this.trouble || random.chance(0.3)) return
+    this.store.put(key, node)
+    host.start()
+    this.count('machines back')
+  }
+
   /** Crashes, cuts, compactions, pools that are switched off and on. */
   async #chaos(): Promise<void> {
     const random = this.random.fork('chaos')
@@ -203,14 +234,16 @@ class World {
         this.#changePool({ blockSize: 31 })
         continue
       }
-      const host = random.pick(this.#agents)
-      const roll = random.below(5)
-      if (roll <= 1) host.crash()
-      else if (roll === 2) {
+      const host = random.pick(this.#agents.filter(({ isAlive }) => isAlive))
+      const roll = random.below(8)
+      if (roll <= 2) host.crash()
+      else if (roll === 5) this.store.expireLeases()
+      else if (roll >= 6) this.#strays.push(this.#loseMachine(random))
+      else if (roll === 3) {
         host.client.cut()
         await this.sleep(random.between(10, 1500))
         host.client.restore()
-      } else if (roll === 3) this.store.compact()
+      } else if (roll === 4) this.store.compact()
       else await this.#switchPool(random)
     }
   }
@@ -225,6 +258,7 @@ class World {
     const key = `${resources}/ippools/a`
     const pool = JSON.parse(this.store.get(key)!.value) as { spec: object }
     this.store.put(key, JSON.stringify({ ...pool, spec: { ...pool.spec, ...change } }))
+    this.checker.refurnished()
   }
 
   /** A person at a terminal: each command a process of its own, with what it knew a while ago. */
@@ -256,7 +290,8 @@ class World {
     const roll = this.trouble ? random.below(8) : 7
     if (roll === 0) await ipam.usage()
     else if (roll <= 2 || (roll === 6 && mine.length < 3)) {
-      const ip = Ip.of(`10.1.0.${random.below(24)}`)
+      const six = this.dualStack && random.chance(0.3)
+      const ip = Ip.of(six ? `fd00::${random.below(24).toString(16)}` : `10.1.0.${random.below(24)}`)
       this.spokenFor.add(handle)
       const given = await ipam.assignGiven({ ip, handle, attributes: { node: ipam.node, note: 'by name' } })
       mine.push({ ip, handle, sequence: given.sequence, tried: false })
@@ -288,7 +323,7 @@ class World {
   /** Calico's own plugin on a node where it is still at work. */
   async #calico(i: number): Promise<void> {
     const random = this.random.fork(`calico ${i}`)
-    const writer = new CalicoWriter(this.store, `node-${random.below(this.#agents.length)}`, random)
+    const writer = new CalicoWriter(this.store, `node-${random.below(this.#lasting)}`, random)
     for (let turn = 0; this.trouble; turn++) {
       await this.sleep(random.between(20, 500))
       const handle = `calico-${i}-${turn}`
@@ -304,7 +339,7 @@ class World {
 
   /** Nobody works any more: what is left over from crashes and lost answers has to go by itself. */
   async #audit(): Promise<void> {
-    await this.clock.advance(auditEveryMs * 4)
+    await this.clock.advance(auditEveryMs * 6)
     for (const host of this.#agents) host.stop()
     await this.clock.advance(100)
   }
@@ -334,6 +369,7 @@ class Host {
   readonly #sandboxes = new Map<string, 'adding' | 'up' | 'deleting'>()
   #made = 0
   #life = 0
+  isAlive = false
   #ipam!: Ipam
   #stopFeed: Stop = () => {}
   client!: SimClient
@@ -347,12 +383,21 @@ class Host {
   start(): void {
     const { clock, store } = this.#world
     this.#life++
+    this.isAlive = true
     this.client = store.client(`${this.node}/${this.#life}`)
     const deps = { store: this.client, clock, random: this.#random, log: quiet }
+    const nodes = new Set<string>()
     const ipam = new Ipam({ node: this.node }, deps)
     this.#ipam = ipam
     this.#stopFeed = new Syncer({}, deps).start({
-      updates: batch => batch.filter(update => this.#hears(update)).forEach(update => ipam.apply(update)),
+      updates: batch => {
+        for (const update of batch) {
+          if (this.#hears(update)) ipam.apply(update)
+          if (update.kind !== 'Node') continue
+          if (update.value) nodes.add(update.name)
+          else nodes.delete(update.name)
+        }
+      },
       inSync: () => ipam.inSync(),
     })
     // What was under way when the last agent died is undone, as a runtime does that got no answer.
@@ -361,8 +406,8 @@ class Host {
       else void this.#remove(sandbox, this.#life)
     }
     for (let i = 0; i < 3; i++) void this.#makePods(this.#life)
-    const audit = new Audit({ leakGraceMs: graceMs, settleGraceMs: graceMs }, { ...deps, ipam, truth: this.#truth() })
-    void this.#auditNow(audit, this.#life)
+    const audit = new Audit({ leakGraceMs: graceMs, settleGraceMs: graceMs }, { ...deps, ipam, truth: this.#truth(nodes) })
+    void this.#auditNow(audit, new Duty({ node: this.node, ttlMs: dutyTtlMs }, deps), this.#life)
   }
 
   #hears(update: Update): boolean {
@@ -375,10 +420,10 @@ class Host {
     this.#stopFeed()
   }
 
-  /** What this node's runtime says; about other nodes it knows nothing. */
-  #truth(): Truth {
+  /** What this node's runtime says; of other nodes only what the feed has told: whether there are such. */
+  #truth(nodes: ReadonlySet<string>): Truth {
     return {
-      nodeExists: () => true,
+      nodeExists: node => nodes.has(node),
       evidence: ({ handle = '' }) => {
         const { options, spokenFor } = this.#world
         const known = !options.blindAudit && this.#sandboxes.has(handle)
@@ -387,13 +432,16 @@ class Host {
     }
   }
 
-  async #auditNow(audit: Audit, life: number): Promise<void> {
+  async #auditNow(audit: Audit, duty: Duty, life: number): Promise<void> {
     for (;;) {
       await this.#world.sleep(this.#random.between(auditEveryMs * 0.8, auditEveryMs))
       if (life !== this.#life) return
       try {
-        const { freed, repaired } = await audit.pass({ cluster: this.node === 'node-0' })
+        const cluster = await duty.ask()
         if (life !== this.#life) return
+        const { freed, repaired } = await audit.pass({ cluster })
+        if (life !== this.#life) return
+        if (cluster) this.#world.count('audits for all')
         this.#world.count('leaks freed', freed.length)
         this.#world.count('repairs', repaired)
         await this.#removeOrphans()
@@ -417,6 +465,14 @@ class Host {
     this.client.crash()
     this.#stopFeed()
     this.start()
+  }
+
+  /** The machine and all its pods. */
+  die(): void {
+    this.client.crash()
+    this.stop()
+    this.isAlive = false
+    this.#sandboxes.clear()
   }
 
   /** The runtime finishes what it began; pods that are up stay. */
@@ -447,18 +503,20 @@ class Host {
       await world.sleep(random.between(20, 1200))
       if (!world.trouble || life !== this.#life) return
       const burst = random.chance(0.2) ? 8 : 1
-      await Promise.all(Array.from({ length: burst }, () => this.#add(life)))
+      const made = await Promise.all(Array.from({ length: burst }, () => this.#add(life)))
+      // Whoever was turned away does not come back at once.
+      if (!made.some(Boolean)) await world.sleep(random.between(200, 1500))
     }
   }
 
-  async #add(life: number): Promise<void> {
+  async #add(life: number): Promise<boolean> {
     const sandbox = `${this.node}.${++this.#made}`
     this.#sandboxes.set(sandbox, 'adding')
-    const assign = (ipam: Ipam, key: string, num6: number) =>
+    const assign = (ipam: Ipam, key: string, { num4 = 1, num6 = 0 }) =>
       ipam.assign({
         handle: sandbox,
         attributes: { node: this.node },
-        num4: 1,
+        num4,
         num6,
         use: 'Workload',
         companions: ({ ips4, ips6 }) => ({
@@ -466,19 +524,22 @@ class Host {
           writes: [{ key, value: endpointText(sandbox, [...ips4, ...ips6]) }],
         }),
       })
-    const work = [assign(this.#ipam, first(sandbox), this.#world.dualStack && this.#random.chance(0.7) ? 1 : 0)]
+    const wanted = this.#world.dualStack ? this.#random.pick([{}, { num6: 1 }, { num6: 1 }, { num4: 0, num6: 1 }]) : {}
+    const work = [assign(this.#ipam, first(sandbox), wanted)]
     // Another process at work for the same sandbox: two writers of one handle.
-    if (this.#random.chance(0.1)) work.push(assign(this.#beside(), second(sandbox), 0))
+    if (this.#random.chance(0.1)) work.push(assign(this.#beside(), second(sandbox), {}))
     const outcomes = await Promise.allSettled(work)
-    if (life !== this.#life) return
+    if (life !== this.#life) return false
     const failure = outcomes.find(outcome => outcome.status === 'rejected')
     if (failure) {
       this.#world.count(`assign refused (${codeOf(failure.reason)})`)
-      return this.#remove(sandbox, life)
+      await this.#remove(sandbox, life)
+      return false
     }
     this.#world.count('assigned')
     this.#sandboxes.set(sandbox, 'up')
     void this.#live(sandbox, life)
+    return true
   }
 
   #beside(): Ipam {
