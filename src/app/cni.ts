@@ -10,7 +10,7 @@
  * the journal are when they are not in the usual place. MANX_RUN_DIR and MANX_STATE_DIR do the same.
  */
 
-import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { mkdirSync, renameSync, writeFileSync } from 'node:fs'
 import { CodedError, reasonOf } from '../lib/errors.ts'
 import { version } from '../lib/version.ts'
 import { askAgent } from '../platform/agent-socket.ts'
@@ -195,6 +195,14 @@ export function introduction(release: string): string {
   ].join('\n')
 }
 
+/** Not by a plain read: a runtime may hand us a pipe that does not block, and then a read before it writes fails. */
+async function readInput(): Promise<string> {
+  if (process.stdin.isTTY) return ''
+  const parts: Buffer[] = []
+  for await (const part of process.stdin) parts.push(part as Buffer)
+  return Buffer.concat(parts).toString('utf8')
+}
+
 /** The process: reads its input, prints the answer, sets the exit code. */
 async function main(release: string): Promise<void> {
   const environment = process.env
@@ -202,7 +210,7 @@ async function main(release: string): Promise<void> {
     process.stdout.write(introduction(release))
     return
   }
-  const { output, exitCode } = await runCni({ environment, input: process.stdin.isTTY ? '' : readFileSync(0, 'utf8') })
+  const { output, exitCode } = await runCni({ environment, input: await readInput() })
   process.stdout.write(output)
   process.exitCode = exitCode
 }
