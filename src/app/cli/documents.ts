@@ -4,13 +4,24 @@
  * Every fault is found before anything is written and carries its place: file, line, column, number of the document
  * (operator-experience.md 4, D01 to D05, D08, D10, D11). Folders give their `.yaml .yml .json` files in order of their
  * names, with `-R` those below too. A document is one resource, a YAML list of resources, or a `...List` with items.
+ * Kubernetes' NetworkPolicy, Namespace and ServiceAccount become what Calico stores for them (`model/kinds/kubernetes.ts`).
  */
 
 import { readdirSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { isAlias, isMap, isNode, isScalar, LineCounter, parseAllDocuments, type Document as YamlDocument } from 'yaml'
 import { reasonOf } from '../../lib/errors.ts'
-import { kindByName, validate, type Finding, type Path, type Resource } from '../../model/index.ts'
+import {
+  checkedAs,
+  fromKubernetes,
+  isKubernetes,
+  kindByName,
+  validate,
+  type Finding,
+  type KubernetesDocument,
+  type Path,
+  type Resource,
+} from '../../model/index.ts'
 import { exitCodes, Failure, type Place, type Problem } from '../report.ts'
 import type { Flags, Invocation } from './world.ts'
 
@@ -153,11 +164,29 @@ function readResource(source: Source, base: Path, flags: Flags): Document | Prob
     const message = `a document of ${source.file} has more than 10 MiB`
     return [{ code: 'D05', message, at: { ...place([]), endColumn: place([]).column + 1 } }]
   }
-  const findings = validate(value)
-  const elsewhere = findings.length === 0 ? namespaceFinding(value as Resource, flags) : undefined
+  const { findings, resource, inNamespace } = isKubernetes(value)
+    ? readKubernetes(value, flags)
+    : { findings: validate(value), resource: value as Resource, inNamespace: value as Resource }
+  const elsewhere = findings.length === 0 ? namespaceFinding(inNamespace, flags) : undefined
   const all = elsewhere ? [elsewhere] : findings
   if (all.length > 0) return all.map(finding => findingProblem(finding, source, base))
-  return { resource: withNamespace(value as Resource, flags), file: source.file, place }
+  return { resource: withNamespace(resource, flags), file: source.file, place }
+}
+
+/** Kubernetes' own objects, checked as they stand and then turned into what is stored for them. */
+function readKubernetes(
+  document: KubernetesDocument,
+  flags: Flags,
+): { readonly findings: Finding[]; readonly resource: Resource; readonly inNamespace: Resource } {
+  const own = validate(checkedAs(document))
+  const resource = own.length === 0 ? fromKubernetes(document, flags.namespace) : undefined
+  // What only the result shows, such as too many rules, is said of the whole document.
+  const findings = resource ? validate(resource).map(finding => ({ ...finding, path: [] })) : own
+  const { namespace } = document.metadata ?? {}
+  // An account's labels are stored without a namespace, but it has one; a namespace has none.
+  const kind = document.kind === 'Namespace' ? 'Profile' : 'NetworkPolicy'
+  const inNamespace = { kind, metadata: { name: '', ...(namespace ? { namespace } : {}) } } as unknown as Resource
+  return { findings, resource: resource ?? inNamespace, inNamespace }
 }
 
 function tooLarge({ yaml }: Source): boolean {

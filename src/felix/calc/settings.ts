@@ -200,7 +200,7 @@ function failsafeWord(text: string): FailsafePort | undefined {
 
 function failsafeRecord(item: unknown): FailsafePort | undefined {
   const { protocol, port, net } = (item ?? {}) as { protocol?: unknown; port?: unknown; net?: unknown }
-  const word = failsafeProtocols[String(protocol ?? 'tcp').toLowerCase()]
+  const word = failsafeProtocols[text(protocol ?? 'tcp').toLowerCase()]
   const number = whole(port, 1, 65_535)
   const prefix = typeof net === 'string' && net !== '' ? Prefix.parse(net) : undefined
   if (!word || number === undefined || (net !== undefined && net !== '' && !prefix)) return undefined

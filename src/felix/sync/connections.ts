@@ -42,7 +42,7 @@ export class Connections {
 
   /** Throws nothing. */
   async apply(): Promise<void> {
-    for (const [key, ip] of [...this.#pending]) {
+    for (const [key, ip] of this.#pending) {
       if (!this.#backoff.isDue(key)) continue
       try {
         const count = await this.#deps.kernel.forgetConnections(ip)

@@ -112,12 +112,13 @@ export function kubernetesPolicySpec(spec: PolicySpec): NetworkPolicySpec {
 /** Every peer with every protocol; no peers or no ports: any. */
 function rulesOf(
   side: 'source' | 'destination',
-  peers: readonly KubernetesPeer[] = [],
-  ports: readonly KubernetesPort[] = [],
+  peers: readonly KubernetesPeer[] | null | undefined,
+  ports: readonly KubernetesPort[] | null | undefined,
 ): PolicyRule[] {
-  const entities = peers.length > 0 ? peers.map(peerOf) : [{}]
+  // YAML says null where a field is left empty.
+  const entities = peers?.length ? peers.map(peerOf) : [{}]
   return entities.flatMap(peer =>
-    byProtocol(ports).map(({ protocol, ports: numbers }): PolicyRule => {
+    byProtocol(ports ?? []).map(({ protocol, ports: numbers }): PolicyRule => {
       const destination = {
         ...(side === 'destination' ? peer : {}),
         ...(numbers.length > 0 ? { ports: numbers } : {}),

@@ -45,6 +45,44 @@ describe('success is one line of calicoctl', () => {
   })
 })
 
+describe('Kubernetes’ own documents', () => {
+  const document = (kind: string, metadata: string, rest = ''): string =>
+    `apiVersion: ${kind === 'NetworkPolicy' ? 'networking.k8s.io/v1' : 'v1'}\nkind: ${kind}\nmetadata: ${metadata}\n${rest}`
+  const policy = document('NetworkPolicy', '{name: web}', 'spec: {podSelector: {}, ingress: []}\n')
+
+  test('are stored as what kube-controllers makes of them, found again and deleted by the same file', async () => {
+    const desk = new Desk()
+    const text = [policy, document('Namespace', '{name: shop}'), document('ServiceAccount', '{name: pay}')].join(
+      '---\n',
+    )
+    const file = desk.file('k.yaml', text)
+    expect((await desk.run('apply', '-f', file, '--quiet')).err).toBe('')
+    expect(await names(desk, 'NetworkPolicy')).toEqual(['knp.default.web'])
+    expect((await desk.resources.get('NetworkPolicy', 'knp.default.web', 'default')).spec.types).toEqual(['Ingress'])
+    expect(await names(desk, 'Profile')).toEqual(expect.arrayContaining(['kns.shop', 'ksa.default.pay']))
+    expect((await desk.run('delete', '-f', file)).out).toBe('Successfully deleted 3 resource(s)\n')
+    expect(await names(desk, 'NetworkPolicy')).toEqual([])
+  })
+
+  test('-n says where', async () => {
+    const desk = new Desk()
+    expect((await desk.run('apply', '-n', 'shop', '-f', desk.file('k.yaml', policy))).code).toBe(0)
+    expect((await desk.resources.get('NetworkPolicy', 'knp.default.web', 'shop')).metadata.namespace).toBe('shop')
+  })
+
+  test('a fault is shown in its line', async () => {
+    const desk = new Desk()
+    const { code, err } = await desk.run(
+      'apply',
+      '-f',
+      desk.file('k.yaml', policy.replace('podSelector', 'podSelektor')),
+    )
+    expect(code).toBe(1)
+    expect(err).toMatch(/k\.yaml:4:8/)
+    expect(err).toMatch(/podSelector/)
+  })
+})
+
 describe('where documents come from', () => {
   test('stdin, JSON, lists of Kubernetes and of YAML', async () => {
     const desk = new Desk()
