@@ -14,17 +14,21 @@
  * Knows drivers and rendering, no clock and no queue: when to pass is felix.ts's business. Contract §4.2.
  */
 
-import type { Family } from '../lib/ip.ts'
+import type { Family, Prefix } from '../lib/ip.ts'
 import type { KernelChange, Link } from '../lib/ports.ts'
 import type { Changes, Graph, LocalEndpoint } from './calc/graph.ts'
 import type { EndpointPolicy } from './calc/policy.ts'
 import type { Settings } from './calc/settings.ts'
 import { Firewall } from './firewall.ts'
+import { overhead, type TunnelPlan } from './calc/tunnels.ts'
 import { foreignFirewalls, type Finding, type ForeignInput } from './rules/foreign.ts'
+import { tunnelDevice } from './rules/names.ts'
 import { Connections } from './sync/connections.ts'
 import { earliest, type DriverDeps, type DriverState } from './sync/driver.ts'
 import { Links } from './sync/links.ts'
-import { Routes } from './sync/routes.ts'
+import { Neighbours } from './sync/neighbours.ts'
+import { Routes, type RouteReport } from './sync/routes.ts'
+import { TunnelDevices } from './sync/tunnels.ts'
 
 /** Firewalls besides our own back end, as the platform can read them. */
 export type OtherRules = Pick<ForeignInput, 'nft' | 'otherBackend'>
@@ -33,6 +37,8 @@ export interface DataplaneState {
   readonly routes: ReturnType<Routes['state']>
   readonly links: ReturnType<Links['state']>
   readonly connections: DriverState
+  readonly tunnels: DriverState
+  readonly neighbours: DriverState
   readonly tables: Readonly<Record<string, DriverState>>
   readonly sets: Readonly<Record<string, DriverState>>
 }
@@ -45,7 +51,10 @@ export class Dataplane {
   readonly #links: Links
   readonly #connections: Connections
   readonly #firewall: Firewall
+  readonly #tunnels: TunnelDevices
+  readonly #neighbours: Neighbours
   #settings: Settings
+  #plan: TunnelPlan | undefined
   #otherRules: OtherRules = {}
   #kernelHasSix = true
 
@@ -56,6 +65,8 @@ export class Dataplane {
     this.#links = new Links(deps)
     this.#connections = new Connections(deps)
     this.#firewall = new Firewall(graph.settings, deps)
+    this.#tunnels = new TunnelDevices(deps)
+    this.#neighbours = new Neighbours(deps)
   }
 
   get #families(): readonly Family[] {
@@ -75,8 +86,23 @@ export class Dataplane {
       if (endpoint) this.#links.want({ name: link, maySpoof: endpoint.maySpoof })
       else this.#links.unwant(link)
     this.#forgetConnections(before)
+    if (changes.tunnels) this.#plan = changes.tunnels
+    if (changes.tunnels) this.#takeTunnels()
     const moved = [...before].some(([link, had]) => (had === undefined) !== !this.endpoints().has(link))
     if (changes.settings || changes.nat || moved) this.#configure()
+  }
+
+  #takeTunnels(): void {
+    const { ends = [], peers = [], pools = [] } = this.#plan ?? {}
+    const own = ends.filter(({ family }) => this.#families.includes(family))
+    this.#tunnels.wantExactly(
+      own.map(end => ({ ...end, overhead: overhead[end.kind][end.family] })),
+      pools,
+    )
+    this.#neighbours.wantExactly(
+      own.filter(({ kind }) => kind === 'vxlan').map(({ family }) => tunnelDevice('vxlan', family)),
+      peers.map(peer => ({ ...peer, device: tunnelDevice('vxlan', peer.family) })),
+    )
   }
 
   /** Addresses that these endpoints no longer have: whoever gets them next is somebody else. */
@@ -109,12 +135,17 @@ export class Dataplane {
       ipv6: this.#families.includes(6),
       refreshMs: settings.refreshMs.links,
     })
+    this.#neighbours.setRefresh(settings.refreshMs.links)
+    // Which families there are may be news too.
+    this.#takeTunnels()
   }
 
   linksChanged(links: readonly Link[]): void {
     this.#links.linksChanged(links)
     this.#routes.linksChanged(links)
     this.#firewall.linksChanged(links)
+    this.#tunnels.linksChanged(links)
+    this.#neighbours.linksChanged(links)
   }
 
   /** True when the event makes a pass worth while. */
@@ -139,9 +170,14 @@ export class Dataplane {
   async apply(sweepLearned: boolean): Promise<void> {
     const families = this.#families
     await this.#routes.withdrawPods()
+    const links = await this.#tunnels.apply()
+    if (links) this.linksChanged(links)
     await this.#links.apply()
     await Promise.all([this.#connections.apply(), this.#firewall.applyRules(families)])
+    // A route through a tunnel finds the other end known, and the other end is known while a route leads there.
+    await this.#neighbours.applyAdds()
     await this.#routes.apply(sweepLearned, (link, family) => this.#firewall.isPoliced(link, family))
+    await this.#neighbours.applyRemovals()
     await this.#firewall.applyRemovals(families)
   }
 
@@ -150,6 +186,8 @@ export class Dataplane {
       this.#routes.nextAt(),
       this.#links.nextAt(),
       this.#connections.nextAt(),
+      this.#tunnels.nextAt(),
+      this.#neighbours.nextAt(),
       this.#firewall.nextAt(this.#families),
     )
   }
@@ -189,6 +227,15 @@ export class Dataplane {
     return this.#firewall.policedLinks()
   }
 
+  /** True when this host takes what others send through such a tunnel. */
+  takesTunnel(kind: 'vxlan' | 'ipip', family: Family): boolean {
+    return this.#tunnels.isInPlace(tunnelDevice(kind, family)) && this.#firewall.takesTunnels(family)
+  }
+
+  kernelRoutes(prefixes: readonly Prefix[]): RouteReport[] {
+    return this.#routes.report(prefixes)
+  }
+
   warnings(): Finding[] {
     return foreignFirewalls({
       filters: this.#families.map(family => ({ family, chains: this.#firewall.foreignChains(family) })),
@@ -204,6 +251,8 @@ export class Dataplane {
       routes: this.#routes.state(),
       links: this.#links.state(),
       connections: this.#connections.state(),
+      tunnels: this.#tunnels.state(),
+      neighbours: this.#neighbours.state(),
       ...this.#firewall.state(this.#families),
     }
   }
@@ -219,7 +268,9 @@ export class Dataplane {
   }
 
   #drivers(): DriverState[] {
-    const { routes, links, connections, tables, sets } = this.state()
-    return [routes, links, connections, ...Object.values(tables), ...Object.values(sets)]
+    const { routes, links, connections, tunnels, neighbours, tables, sets } = this.state()
+    // What this kernel cannot do it will never do: that is told, and holds nobody up.
+    const possible = { ...tunnels, failing: tunnels.failing.filter(({ code }) => code !== 'unsupported') }
+    return [routes, links, connections, possible, neighbours, ...Object.values(tables), ...Object.values(sets)]
   }
 }

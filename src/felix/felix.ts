@@ -12,6 +12,7 @@
  */
 
 import { CodedError, reasonOf } from '../lib/errors.ts'
+import type { Family, Prefix } from '../lib/ip.ts'
 import type { Clock, KernelChange, Log, Metrics, Random, Kernel, Revision, Stop, Timer } from '../lib/ports.ts'
 import type { FelixConfigurationSpec, Update } from '../model/index.ts'
 import { Graph } from './calc/graph.ts'
@@ -20,11 +21,14 @@ import { Dataplane, type DataplaneState, type OtherRules } from './dataplane.ts'
 import type { Finding } from './rules/foreign.ts'
 import { routeProtocol } from './rules/names.ts'
 import { codeOf, earliest, noMetrics } from './sync/driver.ts'
+import type { RouteReport } from './sync/routes.ts'
 
 export interface FelixOptions {
   readonly node: string
   /** Beats every FelixConfiguration: environment and file. */
   readonly overrides?: FelixConfigurationSpec
+  /** Whether BGP runs on this host: if not, routes between hosts come from the store. Default true. */
+  readonly bgp?: boolean
   /** Pause between two passes, so that a burst of changes becomes few. */
   readonly throttleMs?: number
 }
@@ -115,6 +119,7 @@ export class Felix {
       node: options.node,
       routeProtocol,
       ...(options.overrides ? { overrides: options.overrides } : {}),
+      ...(options.bgp === undefined ? {} : { bgp: options.bgp }),
     })
     this.#dataplane = new Dataplane(this.#graph, deps)
     this.#meter = meters(deps.metrics ?? noMetrics)
@@ -192,6 +197,16 @@ export class Felix {
     return this.#applied
   }
 
+  /** How long a pod's packets may be, given the MTU of the host's link. */
+  podMtu(linkMtu: number): number {
+    return this.#graph.podMtu(linkMtu)
+  }
+
+  /** True when this host takes what others send through such a tunnel: time to say where its end is. */
+  takesTunnel(kind: 'vxlan' | 'ipip', family: Family): boolean {
+    return this.#synced && this.#dataplane.takesTunnel(kind, family)
+  }
+
   snapshot(): FelixSnapshot {
     const endpoints = [...this.#graph.locals()].map(([key, { endpoint }]) => {
       const lacking = endpoint ? this.#dataplane.lacks(endpoint) : ['its record is not usable']
@@ -216,6 +231,11 @@ export class Felix {
       problems: this.#graph.problems(),
       warnings: this.#dataplane.warnings(),
     }
+  }
+
+  /** How the kernel's routes to these prefixes stand, one report each, from what was last read and written. */
+  kernelRoutes(prefixes: readonly Prefix[]): RouteReport[] {
+    return this.#dataplane.kernelRoutes(prefixes)
   }
 
   #phase(): FelixSnapshot['phase'] {

@@ -4,7 +4,7 @@
  *   policies, profiles ---> their chains, in each table whose hooks ask them
  *   pods, what binds them -> their chains and the dispatch, in filter; the check of their sources, in raw
  *   host endpoints -------> matched with interfaces by name or address; their chains in raw, mangle and filter
- *   pools, nodes ---------> masquerade, in nat
+ *   pools, nodes ---------> masquerade, in nat; tunnel packets, in raw, filter and nat
  *   sets, members --------> ipsets
  *
  * A change renders what it touches and no more: a policy's rule its chain, a label that moves an endpoint into a set one
@@ -21,13 +21,23 @@ import type { Changes, LocalEndpoint, LocalHost, NatAddresses } from './calc/gra
 import type { PolicingChanges } from './calc/policing.ts'
 import type { ActivePolicy, ActiveProfile, EndpointPolicy } from './calc/policy.ts'
 import type { Settings } from './calc/settings.ts'
+import type { TunnelPlan } from './calc/tunnels.ts'
 import { mangleChains, mangleHooks, pathChains, pathCheck, rawChains, rawHooks } from './rules/early.ts'
 import { dispatchChains, endpointChainName, endpointChains } from './rules/endpoint.ts'
 import { filterChains, filterHooks } from './rules/filter.ts'
 import { hasHosts, hostChains, hostNeeds, type PolicedHosts } from './rules/host.ts'
-import { markBits, renderChain, setName, type Chain, type DecidingTable, type MarkBits } from './rules/names.ts'
+import {
+  markBits,
+  renderChain,
+  setName,
+  type Chain,
+  type DecidingTable,
+  type Hook,
+  type MarkBits,
+} from './rules/names.ts'
 import { natChains, natHooks, natSetsWanted } from './rules/nat.ts'
 import { policyChains, profileChains } from './rules/policy.ts'
+import { tunnelChains, tunnelFacts, tunnelHooks, tunnelSets, type TunnelTable } from './rules/tunnel.ts'
 import { earliest, type DriverDeps, type DriverState } from './sync/driver.ts'
 import { IpSets } from './sync/ipsets.ts'
 import { Table, type KernelChain } from './sync/tables.ts'
@@ -57,6 +67,8 @@ export class Firewall {
   #settings: Settings
   #marks: MarkBits
   #addresses: NatAddresses = nowhere
+  readonly #tunnelSets: Record<Family, readonly string[]> = { 4: [], 6: [] }
+  #tunnels: TunnelPlan | undefined
 
   constructor(settings: Settings, deps: DriverDeps) {
     this.#settings = settings
@@ -78,7 +90,9 @@ export class Firewall {
     const { settings, nat, endpoints, policy, hosts } = changes
     if (settings) this.#takeSettings(settings)
     if (nat) this.#addresses = nat
-    if (settings || nat) this.#renderNat()
+    if (changes.tunnels) this.#tunnels = changes.tunnels
+    if (settings || nat || changes.tunnels) this.#renderNat()
+    if (changes.tunnels) this.#renderTunnels()
     this.#takeSets(policy)
     this.#takePolicies(policy)
     const before = new Set(this.#endpoints.keys())
@@ -97,7 +111,7 @@ export class Firewall {
     if (settings || spoofed !== this.#mayUse()) this.#renderPathCheck()
     if (hosts) this.#hosts = hosts
     if (hosts || settings || this.#hosts.some(({ owner }) => policy.endpoints.has(owner))) this.#renderHosts()
-    if (settings) this.#renderStatic()
+    if (settings || changes.tunnels) this.#renderStatic()
   }
 
   /** Host endpoints without an interface name follow the addresses. */
@@ -252,11 +266,11 @@ export class Firewall {
     const has = hasHosts(this.#policed)
     for (const family of bothFamilies) {
       const { raw, mangle, filter } = this.#tables[family]
-      raw.table.wantHooks(rawHooks(settings, has))
+      raw.table.wantHooks([...this.#tunnelHooks('raw', family), ...rawHooks(settings, has)])
       raw.replace('static', rawChains(settings, this.#marks, has))
       mangle.table.wantHooks(has ? mangleHooks(settings) : [])
       mangle.replace('static', has ? mangleChains(settings, this.#marks) : [])
-      filter.table.wantHooks(filterHooks(settings, this.#marks, has))
+      filter.table.wantHooks([...this.#tunnelHooks('filter', family), ...filterHooks(settings, this.#marks, has)])
       filter.replace('static', filterChains(family, settings, this.#marks, has))
     }
   }
@@ -265,13 +279,30 @@ export class Firewall {
     for (const family of bothFamilies) {
       const { nat } = this.#tables[family]
       nat.replace('outgoing', natChains(family, this.#settings, this.#addresses))
-      nat.table.wantHooks(natHooks(family, this.#addresses))
+      nat.table.wantHooks([...natHooks(family, this.#addresses), ...this.#tunnelHooks('nat', family)])
       const wanted = natSetsWanted(family, this.#settings, this.#addresses)
       const names = wanted.map(({ name }) => name)
       for (const name of this.#natSets[family]) if (!names.includes(name)) this.#sets[family].unwant(name)
       for (const set of wanted) this.#sets[family].want(set)
       this.#natSets[family] = names
     }
+  }
+
+  #renderTunnels(): void {
+    for (const family of bothFamilies) {
+      const facts = tunnelFacts(family, this.#tunnels)
+      for (const table of ['raw', 'filter', 'nat'] as const)
+        this.#tables[family][table].replace('tunnels', tunnelChains(table, family, facts))
+      const wanted = tunnelSets(family, facts)
+      const names = wanted.map(({ name }) => name)
+      for (const name of this.#tunnelSets[family]) if (!names.includes(name)) this.#sets[family].unwant(name)
+      for (const set of wanted) this.#sets[family].want(set)
+      this.#tunnelSets[family] = names
+    }
+  }
+
+  #tunnelHooks(table: TunnelTable, family: Family): Hook[] {
+    return tunnelHooks(table, family, tunnelFacts(family, this.#tunnels))
   }
 
   // ------------------------------------------------------------------------------------------------------ the passes
@@ -330,6 +361,12 @@ export class Firewall {
       raw.table.isInPlace('cali-PREROUTING') &&
       raw.table.isInPlace(pathCheck)
     )
+  }
+
+  /** Packets of tunnels from other hosts are let in. */
+  takesTunnels(family: Family): boolean {
+    const { filter } = this.#tables[family]
+    return filter.inPlace('tunnels') && filter.table.hooksInPlace()
   }
 
   foreignChains(family: Family): ReadonlyMap<string, KernelChain> {

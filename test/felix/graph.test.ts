@@ -281,14 +281,6 @@ const lists: Record<string, readonly State[]> = {
       masquerade: ['10.48.0.0/16', '10.49.0.0/16', 'fd48::/48'],
     },
     { name: 'switched off', objects: [pool('a', '10.48.0.0/16'), pool('d', 'fd48::/48')] },
-    {
-      name: 'encapsulation is said not to be there',
-      objects: [
-        pool('a', '10.48.0.0/16', { vxlanMode: 'CrossSubnet' }),
-        pool('d', 'fd48::/48', { vxlanMode: 'Never' }),
-      ],
-      problems: ['pool a asks for encapsulation; its routes are programmed without it'],
-    },
   ],
 }
 

@@ -2,7 +2,9 @@
 
 import { Ip, Prefix } from '../../src/lib/ip.ts'
 import type { Log } from '../../src/lib/ports.ts'
-import type { AllocationBlock, IPPoolSpec, Update, WorkloadEndpointSpec } from '../../src/model/index.ts'
+import type { AllocationBlock, IPPoolSpec, Node, Update, WorkloadEndpointSpec } from '../../src/model/index.ts'
+
+type NodeSpec = Node['spec']
 
 const apiVersion = 'projectcalico.org/v3'
 
@@ -40,18 +42,24 @@ export function noPod(name: string, revision = 2): Update {
   return { kind: 'WorkloadEndpoint', name, namespace: 'default', revision, value: undefined }
 }
 
-export function pool(name: string, cidr: string, spec: Partial<IPPoolSpec> = {}): Update {
-  const value = { kind: 'IPPool' as const, apiVersion, metadata: { name }, spec: { cidr, ...spec } }
+export function pool(
+  name: string,
+  cidr: string,
+  spec: Partial<IPPoolSpec> = {},
+  annotations?: Record<string, string>,
+): Update {
+  const metadata = { name, ...(annotations && { annotations }) }
+  const value = { kind: 'IPPool' as const, apiVersion, metadata, spec: { cidr, ...spec } }
   return { kind: 'IPPool', name, revision: 1, value }
 }
 
-export function node(name: string, ip4: string, ip6?: string): Update {
-  const bgp = { ipv4Address: ip4, ...(ip6 === undefined ? {} : { ipv6Address: ip6 }) }
+export function node(name: string, ip4: string, ip6?: string, spec: Partial<NodeSpec> = {}): Update {
+  const bgp = { ipv4Address: ip4, ...(ip6 === undefined ? {} : { ipv6Address: ip6 }), ...spec.bgp }
   return {
     kind: 'Node',
     name,
     revision: 1,
-    value: { kind: 'Node', apiVersion, metadata: { name }, spec: { bgp } },
+    value: { kind: 'Node', apiVersion, metadata: { name }, spec: { ...spec, bgp } },
   }
 }
 

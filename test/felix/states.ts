@@ -159,7 +159,9 @@ function routeText({ target, metric, protocol, source }: WantedRoute): string {
       ? `pod ${target.link}`
       : target.kind === 'blackhole'
         ? 'blackhole'
-        : `via ${target.nextHops.join()}${target.zone === undefined ? '' : `%${target.zone}`}`
+        : target.kind === 'tunnel'
+          ? `${target.tunnel} ${target.via.key}`
+          : `via ${target.nextHops.join()}${target.zone === undefined ? '' : `%${target.zone}`}`
   return [
     to,
     metric === 1024 ? '' : ` metric ${metric}`,

@@ -7,6 +7,7 @@
  *   Block ---------------> who borrowed what --> RouteCalculator -----------------> routes, one winner per prefix
  *   BlockAffinity -------> own blocks ----------->   ^   ^
  *   learned (BGP) -----------------------------------+   |
+ *   Node, IPPool, Block -> Tunnels (tunnels.ts) ----> store routes;  this host's tunnels and their other ends --> tunnels
  *   WorkloadEndpoint ----> local ones, checked ----------+--> one per interface --> endpoints
  *   IPPool --------------> pools --------------------------> address sets --------> nat
  *   Node ----------------> host addresses -----------------> address set ---------> nat
@@ -34,6 +35,7 @@ import { Claims, type Claim } from './claims.ts'
 import { hostKey, Policing, type PolicingChanges, type PolicingCounts } from './policing.ts'
 import { RouteCalculator, type LearnedRoute, type RouteStyle, type WantedRoute } from './routes.ts'
 import { isLinkName, readSettings, type Settings } from './settings.ts'
+import { Tunnels, type TunnelPlan } from './tunnels.ts'
 
 /** A pod of this node as rules and drivers need it. */
 export interface LocalEndpoint extends Claim {
@@ -74,6 +76,7 @@ export interface Changes {
   /** All host endpoints of this node, when any differs. */
   readonly hosts?: readonly LocalHost[]
   readonly policy: PolicingChanges
+  readonly tunnels?: TunnelPlan
 }
 
 export interface GraphOptions {
@@ -82,6 +85,8 @@ export interface GraphOptions {
   readonly overrides?: FelixConfigurationSpec
   /** rtm_protocol of our routes. */
   readonly routeProtocol: number
+  /** Whether BGP runs on this host: if not, routes between hosts come from the store. Default true. */
+  readonly bgp?: boolean
 }
 
 /** One endpoint record of this node. */
@@ -106,6 +111,7 @@ export class Graph {
   readonly #links = new Claims<LocalEndpoint>()
   readonly #routes: RouteCalculator
   readonly #policing: Policing
+  readonly #tunnels: Tunnels
   readonly #hosts = new Map<string, LocalHost>()
   readonly #emitted = new Map<string, LocalEndpoint>()
   readonly #markedLinks = new Set<string>()
@@ -119,6 +125,8 @@ export class Graph {
   constructor(options: GraphOptions) {
     this.#options = options
     this.#settings = readSettings([options.overrides]).settings
+    this.#tunnels = new Tunnels(options.node, this.#settings)
+    this.#tunnels.bgpPrograms(options.bgp ?? true)
     this.#routes = new RouteCalculator(options.node, this.#style())
     this.#policing = new Policing(options.node)
   }
@@ -140,9 +148,13 @@ export class Graph {
       case 'BGPConfiguration':
         if (update.name !== 'default') return
         this.#bgp = update.value?.spec
+        this.#tunnels.bgpPrograms((this.#options.bgp ?? true) && bgpProgramsPods(this.#bgp))
         return this.#routes.restyle(this.#style())
-      case 'Block':
-        return this.#routes.block(update.cidr, update.value?.deleted ? undefined : update.value)
+      case 'Block': {
+        const block = update.value?.deleted ? undefined : update.value
+        this.#tunnels.block(update.cidr, block)
+        return this.#routes.block(update.cidr, block)
+      }
       case 'BlockAffinity': {
         if (update.owner !== this.#options.node) return
         const { value } = update
@@ -174,6 +186,7 @@ export class Graph {
       endpoints.set(link, winner)
     }
     this.#markedLinks.clear()
+    const tunnels = this.#tunnels.flush((prefix, target) => this.#routes.store(prefix, target))
     const changes: Changes = {
       ...(this.#settingsChanged ? { settings: this.#settings } : {}),
       ...(this.#natChanged ? { nat: this.#nat() } : {}),
@@ -181,6 +194,7 @@ export class Graph {
       endpoints,
       ...(this.#hostsChanged ? { hosts: this.#sortedHosts() } : {}),
       policy: this.#policing.flush(),
+      ...(tunnels ? { tunnels } : {}),
     }
     this.#settingsChanged = false
     this.#natChanged = false
@@ -200,6 +214,11 @@ export class Graph {
   /** Ranges of all pools that pods get addresses from. */
   poolRanges(): Prefix[] {
     return this.#podPools().map(({ cidr }) => cidr)
+  }
+
+  /** What a pod's packets may be long, given the MTU of the host's link. */
+  podMtu(linkMtu: number): number {
+    return this.#tunnels.podMtu(linkMtu)
   }
 
   counts(): {
@@ -234,10 +253,7 @@ export class Graph {
       ...[...this.#problems.values()].sort(),
       ...this.#policing.problems(),
       ...disputes.map(({ thing, owners }) => `${thing} is claimed by ${owners.join(' and ')}; the youngest has it`),
-      ...[...this.#pools.values()]
-        .filter(({ spec }) => [spec.vxlanMode, spec.ipipMode].some(mode => mode !== undefined && mode !== 'Never'))
-        .map(({ metadata }) => `pool ${metadata.name} asks for encapsulation; its routes are programmed without it`)
-        .sort(),
+      ...this.#tunnels.problems(),
     ]
   }
 
@@ -315,6 +331,8 @@ export class Graph {
     if (pool && !Prefix.parse(pool.spec.cidr)) this.#problems.set(key, `${key}: \`${pool.spec.cidr}\` is no prefix`)
     if (pool) this.#pools.set(name, pool)
     else this.#pools.delete(name)
+    this.#tunnels.pool(name, pool)
+    this.#routes.restyle(this.#style())
     this.#natChanged = true
   }
 
@@ -322,6 +340,7 @@ export class Graph {
     const addresses = (one: Node | undefined): string => (one ? hostAddresses(one).join() : '')
     // Status and labels of nodes change all the time; the set of addresses hardly ever.
     if (addresses(node) !== addresses(this.#nodes.get(name))) this.#natChanged = true
+    this.#tunnels.node(name, node)
     if (node) this.#nodes.set(name, node)
     else this.#nodes.delete(name)
   }
@@ -339,6 +358,7 @@ export class Graph {
     if (JSON.stringify(settings) === JSON.stringify(this.#settings)) return
     this.#settings = settings
     this.#settingsChanged = true
+    this.#tunnels.configure(settings)
     this.#routes.restyle(this.#style())
     // Which records make sense depends on the settings too.
     for (const [key, { record, revision }] of this.#locals) this.#onEndpoint(key, record, revision)
@@ -360,6 +380,7 @@ export class Graph {
         .map(({ cidr }) => Prefix.parse(cidr))
         .filter(prefix => prefix !== undefined)
         .sort((a, b) => a.compare(b)),
+      tunnelled: this.#tunnels.tunnelled(),
     }
   }
 
@@ -395,6 +416,12 @@ function hostAddresses({ spec }: Node): Prefix[] {
 
 function hostText(host: LocalHost | undefined): string {
   return host ? `${host.link} ${host.addresses.join()}` : ''
+}
+
+/** BGPConfiguration may leave the pools' routes to others (contract §2.2). */
+function bgpProgramsPods(bgp: BGPConfiguration['spec'] | undefined): boolean {
+  const { programClusterRoutes } = bgp ?? {}
+  return programClusterRoutes !== 'Disabled' && programClusterRoutes !== 'EnabledIPIPOnly'
 }
 
 function byFamily(prefixes: readonly Prefix[]): Addresses {

@@ -1,31 +1,35 @@
 /**
  * Which route this host wants for each prefix: one winner, or none.
  *
- * Three sources compete, the first that has a claim wins:
+ * Four sources compete, the first that has a claim wins:
  *
  *   1. local pod    each address of an endpoint on this node: /32 or /128, straight over its link
  *   2. own block    each block whose affinity this node has confirmed: a black hole, so that traffic to its unused
  *                   addresses dies here instead of going round (not for blocks of one address: there the pod is the block)
- *   3. learned      what BGP selected, by gateway
+ *   3. store        another host's block or address, straight from the records: by a tunnel or by that host's address
+ *   4. learned      what BGP selected, by gateway
  *
  * Learned routes are taken only as far as they leave our own addresses alone: nothing equal to or inside an own block,
  * except a single address that the block's record gives to another node (borrowed there, so that node answers for it);
- * and nothing inside the service ranges, which kube-proxy owns (contract §5.5). The mirror image needs no rule: an address
+ * nothing inside the service ranges, which kube-proxy owns (contract §5.5); and nothing inside pools that are tunnelled,
+ * except the very prefix for which the store waits for a tunnel (tunnels.ts). The mirror image needs no rule: an address
  * that we borrowed from a foreign block is a local pod and its /32 beats the learned block by length.
  *
  * Pure and incremental: changes mark prefixes, `flush` decides the marked ones and returns those whose answer differs.
  * Learned routes are looked at one by one, except that a new own block or service range looks through all of them once.
- * Contract §4.8, §4.9, §5.5. Tunnels and routes straight from the store join as further sources.
+ * Contract §4.8, §4.9, §5.5.
  */
 
 import { Ip, Prefix, type Family } from '../../lib/ip.ts'
 import type { AllocationBlock } from '../../model/index.ts'
 import { Claims, type Claim } from './claims.ts'
+import type { StoreTarget } from './tunnels.ts'
 
 export type RouteTarget =
   | { readonly kind: 'pod'; readonly link: string }
   | { readonly kind: 'blackhole' }
   | { readonly kind: 'gateways'; readonly nextHops: readonly Ip[]; readonly zone?: string }
+  | { readonly kind: 'tunnel'; readonly tunnel: 'vxlan' | 'ipip'; readonly via: Ip }
 
 export interface WantedRoute {
   readonly prefix: Prefix
@@ -55,6 +59,8 @@ export interface RouteStyle {
   readonly podSource: Ip | undefined
   /** Ranges in which nothing learned is taken. */
   readonly services: readonly Prefix[]
+  /** Ranges of tunnelled pools: the store's alone. */
+  readonly tunnelled: readonly Prefix[]
 }
 
 export interface PodAddresses extends Claim {
@@ -74,6 +80,7 @@ export class RouteCalculator {
   /** Lengths of own blocks with their number: containment is a look-up per length, and there is hardly more than one. */
   readonly #ownLengths = new Map<number, number>()
   readonly #blocks = new Map<string, AllocationBlock>()
+  readonly #store = new Map<string, StoreTarget>()
   readonly #learned = new Map<string, LearnedRoute>()
   /** Learned prefixes inside or equal to an own block, by that block: few, and what a change of its record concerns. */
   readonly #contested = new Map<string, Map<string, Prefix>>()
@@ -124,6 +131,13 @@ export class RouteCalculator {
     for (const prefix of this.#contested.get(cidr.key)?.values() ?? []) this.#mark(prefix)
   }
 
+  /** How to reach another host's block or address; undefined: the store does not say. */
+  store(prefix: Prefix, target: StoreTarget | undefined): void {
+    if (target) this.#store.set(prefix.key, target)
+    else if (!this.#store.delete(prefix.key)) return
+    this.#mark(prefix)
+  }
+
   learned(route: LearnedRoute): void {
     const { prefix } = route
     const block = this.#ownBlockAround(prefix)
@@ -143,7 +157,7 @@ export class RouteCalculator {
     if (sameStyle(before, style)) return
     this.#style = style
     for (const { prefix } of this.#winners.values()) this.#mark(prefix)
-    if (samePrefixes(before.services, style.services)) return
+    if (samePrefixes(before.services, style.services) && samePrefixes(before.tunnelled, style.tunnelled)) return
     for (const { prefix } of this.#learned.values()) this.#mark(prefix)
   }
 
@@ -196,6 +210,8 @@ export class RouteCalculator {
     }
     if (this.#ownBlocks.has(prefix.key) && !prefix.isHost())
       return { prefix, target: { kind: 'blackhole' }, metric, protocol: style.protocol }
+    const store = this.#store.get(prefix.key)
+    if (store !== undefined && store !== 'waiting') return { prefix, target: store, metric, protocol: style.protocol }
     const learned = this.#learned.get(prefix.key)
     if (!learned || !this.#acceptable(prefix)) return undefined
     const zone = learned.zone === undefined ? {} : { zone: learned.zone }
@@ -209,6 +225,8 @@ export class RouteCalculator {
 
   #acceptable(prefix: Prefix): boolean {
     if (this.#style.services.some(range => range.contains(prefix))) return false
+    const isWaiting = this.#store.get(prefix.key) === 'waiting'
+    if (!isWaiting && this.#style.tunnelled.some(range => range.contains(prefix))) return false
     const block = this.#ownBlockAround(prefix)
     if (!block) return true
     return prefix.isHost() && this.#livesElsewhere(block, prefix.ip)
@@ -258,6 +276,7 @@ function sameRoute(a: WantedRoute, b: WantedRoute): boolean {
 function sameTarget(a: RouteTarget, b: RouteTarget): boolean {
   if (a.kind === 'pod') return b.kind === 'pod' && a.link === b.link
   if (a.kind === 'blackhole') return b.kind === 'blackhole'
+  if (a.kind === 'tunnel') return b.kind === 'tunnel' && a.tunnel === b.tunnel && a.via.equals(b.via)
   if (b.kind !== 'gateways' || a.zone !== b.zone || a.nextHops.length !== b.nextHops.length) return false
   return a.nextHops.every((ip, i) => ip.equals(b.nextHops[i]!))
 }
@@ -269,7 +288,8 @@ function sameStyle(a: RouteStyle, b: RouteStyle): boolean {
     a.protocol === b.protocol &&
     a.podProtocol === b.podProtocol &&
     a.podSource?.key === b.podSource?.key &&
-    samePrefixes(a.services, b.services)
+    samePrefixes(a.services, b.services) &&
+    samePrefixes(a.tunnelled, b.tunnelled)
   )
 }
 

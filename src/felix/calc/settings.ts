@@ -7,8 +7,9 @@
  * felix reads yet stay where they are, in the record.
  */
 
-import { Ip, Prefix } from '../../lib/ip.ts'
+import { Ip, Prefix, type Family } from '../../lib/ip.ts'
 import { parseDuration, type FelixConfigurationSpec } from '../../model/index.ts'
+import type { ClusterRoutes } from './tunnels.ts'
 
 export interface Settings {
   /** A link whose name begins with one of these is a pod's. */
@@ -27,6 +28,12 @@ export interface Settings {
   readonly hooksAt: 'insert' | 'append'
   readonly dropInvalid: boolean
   readonly vxlanPort: number
+  readonly vxlanVni: number
+  /** Undefined: what the interface underneath leaves. */
+  readonly vxlanMtu: Readonly<Record<Family, number | undefined>>
+  readonly ipipMtu: number | undefined
+  /** Which pools' routes to other hosts come from the store; undefined: it depends on who else does it. */
+  readonly clusterRoutes: ClusterRoutes | undefined
   readonly vxlanFromPods: boolean
   readonly ipipFromPods: boolean
   readonly spoofingAllowed: boolean
@@ -109,6 +116,12 @@ export function readSettings(sources: readonly (FelixConfigurationSpec | undefin
     hooksAt: choice('chainInsertMode', 'insert', ['insert', 'append']),
     dropInvalid: !read('disableConntrackInvalidCheck', false, bool),
     vxlanPort: read('vxlanPort', 4789, value => whole(value, 1, 65_535)),
+    vxlanVni: read('vxlanVNI', 4096, value => whole(value, 1, 0xff_ffff)),
+    vxlanMtu: { 4: optional('vxlanMTU', mtu), 6: optional('vxlanMTUV6', mtu) },
+    ipipMtu: optional('ipipMTU', mtu),
+    clusterRoutes: optional('programClusterRoutes', value =>
+      clusterRoutes.find(word => word === String(value).toLowerCase()),
+    ),
     vxlanFromPods: read('allowVXLANPacketsFromWorkloads', false, bool),
     ipipFromPods: read('allowIPIPPacketsFromWorkloads', false, bool),
     spoofingAllowed: choice('workloadSourceSpoofing', 'disabled', ['disabled', 'any']) === 'any',
@@ -162,6 +175,13 @@ function whole(value: unknown, min: number, max: number): number | undefined {
   const text = String(value)
   const number = /^\d+$/.test(text) ? Number(text) : undefined
   return number !== undefined && number >= min && number <= max ? number : undefined
+}
+
+const clusterRoutes: readonly ClusterRoutes[] = ['enabled', 'disabled', 'enabledipiponly', 'enablednoencaponly']
+
+/** IPv4 asks for 576 of every link (RFC 791 §3.2); what is longer than a frame can be is a mistake. */
+function mtu(value: unknown): number | undefined {
+  return whole(value, 576, 65_535)
 }
 
 function nonNegative(ms: number | undefined): number | undefined {

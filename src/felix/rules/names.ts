@@ -9,6 +9,7 @@
  * | set           | name begins with `cali40` or `cali60`, temporaries with `cali4t` or `cali6t`                  |
  * | packet mark   | bits of `iptablesMarkMask`, handed out from the lowest                                      |
  * | pod link      | name begins with `interfacePrefix` (`cali`)                                                  |
+ * | tunnel device | name `vxlan.calico`, `vxlan-v6.calico`; all permanent neighbours on it; of `tunl0` the addresses in pools |
  *
  * The hash chain makes drift visible without parsing rules: a rule's digest covers all rules before it, so a rule that
  * is missing, moved, doubled or foreign breaks the sequence. Contract §4.3 (marks), §4.4 (names), §4.6 (hashes), §4.7 (sets).
@@ -23,6 +24,12 @@ export const routeProtocol = 80
 
 /** What Calico's Felix put on pod routes (RTPROT_BOOT) and BIRD on the rest: taken over once, at first start. */
 export const takenOver = { pods: 3, pools: 12 } as const
+
+/** `tunl0` is the kernel's own device, which any tunnel may use: it is never removed. */
+export function tunnelDevice(kind: 'vxlan' | 'ipip', family: Family): string {
+  if (kind === 'ipip') return 'tunl0'
+  return family === 4 ? 'vxlan.calico' : 'vxlan-v6.calico'
+}
 
 export const chainPrefix = 'cali-'
 

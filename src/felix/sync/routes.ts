@@ -22,7 +22,7 @@ import { Delta } from '../../lib/delta.ts'
 import { reasonOf } from '../../lib/errors.ts'
 import type { Family, Ip, Prefix } from '../../lib/ip.ts'
 import type { KernelChange, KernelRoute, Link, Log, Metrics, NextHop, Outcome, RouteChange } from '../../lib/ports.ts'
-import { routeProtocol, takenOver } from '../rules/names.ts'
+import { routeProtocol, takenOver, tunnelDevice } from '../rules/names.ts'
 import { Backoff, codeOf, driftCounter, earliest, noMetrics, type DriverDeps, type DriverState } from './driver.ts'
 import { compareHops, hopKey, NextHops } from './next-hops.ts'
 
@@ -32,6 +32,7 @@ export interface DesiredRoute {
     | { readonly kind: 'pod'; readonly link: string }
     | { readonly kind: 'blackhole' }
     | { readonly kind: 'gateways'; readonly nextHops: readonly Ip[]; readonly zone?: string }
+    | { readonly kind: 'tunnel'; readonly tunnel: 'vxlan' | 'ipip'; readonly via: Ip }
   readonly metric: number
   readonly protocol: number
   readonly source?: Ip
@@ -46,6 +47,26 @@ export interface RouteOwnership {
   /** Where BIRD's leftovers are ours to take. */
   readonly pools: readonly Prefix[]
   readonly refreshMs: number
+}
+
+/** A kernel route for people: links by name. */
+export interface RouteLine {
+  readonly kind: KernelRoute['kind']
+  readonly hops: readonly { readonly via?: string; readonly dev?: string }[]
+  readonly protocol: number
+  readonly metric: number
+}
+
+/** What was last read and written of one prefix in the main table. */
+export interface RouteReport {
+  readonly wanted: boolean
+  /** Ours, as the kernel has it. */
+  readonly route?: RouteLine
+  readonly asWanted: boolean
+  /** Why a wanted route is not there. */
+  readonly why?: string
+  /** Another program's route to the same prefix, which the kernel prefers to ours. */
+  readonly shadowedBy?: RouteLine
 }
 
 export type RouteStanding = 'in place' | 'pending' | { readonly waiting: string }
@@ -187,6 +208,42 @@ export class Routes {
     return this.#delta.actual.has(key) && !this.#delta.pending().set.has(key) ? 'in place' : 'pending'
   }
 
+  /** One report each, in order. One look through the routes of others, however many prefixes are asked for. */
+  report(prefixes: readonly Prefix[]): RouteReport[] {
+    const asked = new Set(prefixes.map(({ key }) => key))
+    const preferred = new Map<string, KernelRoute>()
+    for (const family of [4, 6] as const)
+      for (const route of this.#foreign[family].values()) {
+        const { key } = route.prefix
+        if (asked.has(key) && route.metric < (preferred.get(key)?.metric ?? Number.POSITIVE_INFINITY))
+          preferred.set(key, route)
+      }
+    const { set } = this.#delta.pending()
+    return prefixes.map(prefix => {
+      const key = this.#keys.get(prefix.key)
+      const route = key === undefined ? undefined : this.#delta.actual.get(key)
+      const wanted = this.#wanted.get(prefix.key)
+      const why = this.#waiting.get(prefix.key) ?? this.#backoff.reason(prefix.key)
+      const other = preferred.get(prefix.key)
+      const isShadowed = wanted !== undefined && other !== undefined && other.metric < wanted.metric
+      return {
+        wanted: wanted !== undefined,
+        ...(route && { route: this.#line(route) }),
+        asWanted: key !== undefined && route !== undefined && !set.has(key),
+        ...(why !== undefined && { why }),
+        ...(isShadowed && { shadowedBy: this.#line(other) }),
+      }
+    })
+  }
+
+  #line({ kind, nextHops, protocol, metric }: KernelRoute): RouteLine {
+    const hops = nextHops.map(({ via, link }) => {
+      const dev = link === undefined ? undefined : this.#hops.linkAt(link)?.name
+      return { ...(via && { via: via.key }), ...(dev !== undefined && { dev }) }
+    })
+    return { kind, hops, protocol, metric }
+  }
+
   state(): DriverState & { readonly waiting: readonly { readonly prefix: string; readonly why: string }[] } {
     const { set, remove } = this.#delta.pending()
     // A family that is not ours to write is not pending either.
@@ -301,6 +358,13 @@ export class Routes {
       case 'gateways': {
         const found = this.#hops.resolve(prefix, target.nextHops, target.zone)
         return found.hops ? { hops: found.hops } : { why: found.why }
+      }
+      case 'tunnel': {
+        // The other end is reached through the tunnel alone: no subnet of ours leads to it.
+        const name = tunnelDevice(target.tunnel, prefix.family)
+        const link = this.#hops.link(name)
+        if (!link?.up) return { why: `tunnel device ${name} is not up` }
+        return { hops: [{ via: target.via, link: link.index, onlink: true }] }
       }
     }
   }
