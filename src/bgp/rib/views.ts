@@ -122,6 +122,16 @@ export function* advertisedTo(
   }
 }
 
+/** Paths of one net, the used ones first; those of one source only: as received. */
+export function viewPaths(rib: Rib, table: FamilyTable, net: number, source?: number): PathView[] {
+  const own = pathsOf(table, net).filter(path => source === undefined || table.paths.source[path] === source)
+  return own.map(path => {
+    const view = viewPath(rib, table, path)
+    if (source === undefined) return view
+    return { ...view, attributes: viewAttributes(rib.sets, table.paths.received[path]!) }
+  })
+}
+
 export function explain(rib: Rib, prefix: Prefix): Explanation {
   const table = rib.tables[prefix.family]
   const net = table.nets.find(prefix)
