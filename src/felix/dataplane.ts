@@ -218,8 +218,9 @@ export class Dataplane {
     return this.#firewall.endpoints()
   }
 
-  boundTo(key: string): EndpointPolicy | undefined {
-    return this.#firewall.boundTo(key)
+  /** What binds each endpoint of this host. */
+  bound(): Record<string, EndpointPolicy> {
+    return this.#firewall.bound()
   }
 
   /** Interfaces of the host that are under policy. */

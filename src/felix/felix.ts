@@ -16,8 +16,10 @@ import type { Family, Prefix } from '../lib/ip.ts'
 import type { Clock, KernelChange, Log, Metrics, Random, Kernel, Revision, Stop, Timer } from '../lib/ports.ts'
 import type { FelixConfigurationSpec, Update } from '../model/index.ts'
 import { Graph } from './calc/graph.ts'
+import type { EndpointPolicy } from './calc/policy.ts'
 import type { LearnedRoute } from './calc/routes.ts'
 import { Dataplane, type DataplaneState, type OtherRules } from './dataplane.ts'
+import { Meters } from './meters.ts'
 import type { Finding } from './rules/foreign.ts'
 import { routeProtocol } from './rules/names.ts'
 import { codeOf, earliest, noMetrics } from './sync/driver.ts'
@@ -71,6 +73,10 @@ export interface FelixSnapshot extends DataplaneState {
     readonly ready: boolean
     readonly lacking: readonly string[]
   }[]
+  /** What binds each endpoint of this host, tier by tier, in order. */
+  readonly bound: Readonly<Record<string, EndpointPolicy>>
+  /** Interfaces of the host that are under policy; `*`: all others. */
+  readonly policedLinks: readonly string[]
   readonly problems: readonly string[]
   readonly warnings: readonly Finding[]
 }
@@ -94,7 +100,7 @@ export class Felix {
   readonly #deps: FelixDeps
   readonly #graph: Graph
   readonly #dataplane: Dataplane
-  readonly #meter: ReturnType<typeof meters>
+  readonly #meters: Meters
   readonly #waiters = new Set<Waiter>()
   #running = false
   #synced = false
@@ -108,6 +114,7 @@ export class Felix {
   #linksChanged = true
   #otherRulesAt = 0
   #applied = false
+  #startedAt = 0
   #passes = 0
   #lastPassMs: number | undefined
   #lastError: string | undefined
@@ -122,7 +129,7 @@ export class Felix {
       ...(options.bgp === undefined ? {} : { bgp: options.bgp }),
     })
     this.#dataplane = new Dataplane(this.#graph, deps)
-    this.#meter = meters(deps.metrics ?? noMetrics)
+    this.#meters = new Meters(deps.metrics ?? noMetrics)
   }
 
   /** Begins to watch the kernel. Writes begin with `inSync`. */
@@ -130,9 +137,8 @@ export class Felix {
     if (!this.#stopped) return
     this.#stopped = false
     this.#unwatch = this.#deps.kernel.watch(change => this.#onKernel(change))
-    this.#meter.host.set(1, { host: this.#options.node })
-    this.#meter.resyncState.set(this.#synced ? 3 : 2)
-    this.#meter.resyncs.add()
+    this.#startedAt = this.#deps.clock.now()
+    this.#meters.started(this.#options.node, this.#synced)
     this.#wake()
   }
 
@@ -148,16 +154,18 @@ export class Felix {
   }
 
   apply(updates: readonly Update[]): void {
+    if (updates.length === 0) return
+    const startedAt = this.#deps.clock.now()
     for (const update of updates) this.#graph.update(update)
-    this.#meter.updates.add(updates.length)
-    if (updates.length > 0) this.#wake()
+    this.#meters.updated(updates.length, this.#deps.clock.now() - startedAt)
+    this.#wake()
   }
 
   /** The store's first full picture has been applied. */
   inSync(): void {
     if (this.#synced) return
     this.#synced = true
-    this.#meter.resyncState.set(3)
+    this.#meters.synced()
     this.#wake()
   }
 
@@ -228,6 +236,8 @@ export class Felix {
       cluster: this.#graph.counts(),
       ...this.#dataplane.state(),
       endpoints: endpoints.sort((a, b) => (a.key < b.key ? -1 : 1)),
+      bound: this.#dataplane.bound(),
+      policedLinks: this.#dataplane.policedLinks(),
       problems: this.#graph.problems(),
       warnings: this.#dataplane.warnings(),
     }
@@ -279,7 +289,9 @@ export class Felix {
     const startedAt = clock.now()
     let retryAt: number | undefined
     try {
-      this.#dataplane.take(this.#graph.flush())
+      const changes = this.#graph.flush()
+      this.#meters.took(changes)
+      this.#dataplane.take(changes)
       if (this.#passes === 0)
         this.#dataplane.setKernelHasSix((await this.#deps.kernel.sysctl('net/ipv6/conf/all/forwarding')) !== undefined)
       if (this.#linksChanged) await this.#readLinks()
@@ -290,7 +302,6 @@ export class Felix {
       this.#lastError = undefined
     } catch (error) {
       // Drivers keep their failures to themselves: this is what must be known first, before all the links.
-      this.#meter.failures.add()
       if (this.#lastError !== reasonOf(error))
         this.#deps.log.error('cannot look at the kernel', { code: codeOf(error), why: reasonOf(error) })
       this.#lastError = reasonOf(error)
@@ -356,36 +367,10 @@ export class Felix {
   }
 
   #measure(tookMs: number): void {
-    const { hosts, endpoints, localEndpoints } = this.#graph.counts()
-    this.#meter.applyTime.observe(tookMs / 1000)
-    this.#meter.messages.add()
-    this.#meter.localEndpoints.set(localEndpoints)
-    this.#meter.hosts.set(hosts)
-    this.#meter.clusterEndpoints.set(endpoints)
-    const failing = this.#dataplane.countFailing()
-    if (failing > 0) this.#meter.failures.add()
-    else if (this.#lastError === undefined) this.#applied = true
-  }
-}
-
-function meters(metrics: Metrics) {
-  return {
-    host: metrics.gauge('felix_host', 'Configured host name (as a label), typically used for grouping.', ['host']),
-    resyncState: metrics.gauge('felix_resync_state', 'Current datastore state: 1 wait, 2 resync, 3 in sync.'),
-    resyncs: metrics.counter('felix_resyncs_started', 'Number of times the datastore was read from the start.'),
-    updates: metrics.counter('felix_calc_graph_updates_processed', 'Number of datastore updates processed.'),
-    applyTime: metrics.histogram(
-      'felix_int_dataplane_apply_time_seconds',
-      'Time to apply a batch of changes to the kernel.',
-      [0.005, 0.02, 0.05, 0.1, 0.25, 1, 5],
-    ),
-    failures: metrics.counter(
-      'felix_int_dataplane_failures',
-      'Number of passes after which something was left to retry.',
-    ),
-    messages: metrics.counter('felix_int_dataplane_messages', 'Number of passes over the kernel.'),
-    localEndpoints: metrics.gauge('felix_active_local_endpoints', 'Number of endpoints on this host.'),
-    hosts: metrics.gauge('felix_cluster_num_hosts', 'Number of hosts in the cluster.'),
-    clusterEndpoints: metrics.gauge('felix_cluster_num_workload_endpoints', 'Number of endpoints in the cluster.'),
+    const failed = this.#lastError !== undefined || this.#dataplane.countFailing() > 0
+    this.#meters.passed(tookMs, failed, this.#graph.counts())
+    if (failed || this.#applied) return
+    this.#applied = true
+    this.#meters.settled(this.#deps.clock.now() - this.#startedAt)
   }
 }

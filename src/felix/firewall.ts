@@ -337,9 +337,9 @@ export class Firewall {
     return this.#endpoints
   }
 
-  /** What binds an endpoint, tier by tier. */
-  boundTo(key: string): EndpointPolicy | undefined {
-    return this.#bound.get(key)
+  /** What binds each endpoint, tier by tier, by its key. */
+  bound(): Record<string, EndpointPolicy> {
+    return Object.fromEntries([...this.#bound].sort(([a], [b]) => (a < b ? -1 : 1)))
   }
 
   /** Which host endpoint's policy holds on which interface; `*`: on all others. */
