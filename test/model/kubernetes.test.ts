@@ -67,7 +67,11 @@ const cases: readonly { name: string; spec: StagedKubernetesNetworkPolicySpec; w
   {
     name: 'allow traffic from all namespaces',
     spec: { ...web, ingress: [{ from: [{ namespaceSelector: {} }] }] },
-    want: { ...toWeb, ingress: [{ action: 'Allow', source: { namespaceSelector: 'all()' } }], types: ['Ingress'] },
+    want: {
+      ...toWeb,
+      ingress: [{ action: 'Allow', source: { selector: pods, namespaceSelector: 'all()' } }],
+      types: ['Ingress'],
+    },
   },
   {
     name: 'some pods of some namespaces: one peer; either: two',
@@ -92,7 +96,7 @@ const cases: readonly { name: string; spec: StagedKubernetesNetworkPolicySpec; w
           action: 'Allow',
           source: { selector: `${pods} && type == 'monitoring'`, namespaceSelector: "team == 'operations'" },
         },
-        { action: 'Allow', source: { namespaceSelector: "env not in { 'dev', 'test' }" } },
+        { action: 'Allow', source: { selector: pods, namespaceSelector: "env not in { 'dev', 'test' }" } },
       ],
       types: ['Ingress'],
     },

@@ -18,9 +18,8 @@ import {
   type WorkloadEndpoint,
 } from '../../src/model/index.ts'
 import type { SimRandom } from '../sim/clock.ts'
-import { faultsOf, podOn, protocols, stations, type Document, type PolicySet, type Probe } from './cluster.ts'
-
-type Direction = 'ingress' | 'egress'
+import { faultsOf, podOn, stations, type Document, type PolicySet, type Probe } from './cluster.ts'
+import { icmpCodes, icmpTypes, portNumbers, probesFor, sourceNumbers } from './probes.ts'
 
 const namespaces = ['red', 'blue', 'green']
 const accounts = ['default', 'runner', 'api-x']
@@ -32,12 +31,7 @@ const labelValues: Readonly<Record<string, readonly string[]>> = {
 const namespaceLabels: Readonly<Record<string, readonly string[]>> = { team: ['a', 'b'], 'zone.x/y': ['near', 'far'] }
 const accountLabels: Readonly<Record<string, readonly string[]>> = { role: ['ci', 'ops'] }
 const portNames = ['http', 'dns', 'assoc', 'alt.1_x']
-const portNumbers = [53, 80, 443, 5000, 8080]
 const ranges = ['80:443', '5000:5001', '8000:9000', '1:65535', '1:1024']
-const sourceNumbers = [1024, 2000, 40000]
-/** Types that begin a conversation as conntrack sees it; all others are invalid before any policy. */
-const icmpTypes: Readonly<Record<Family, readonly number[]>> = { 4: [8, 13, 15, 17], 6: [128, 139] }
-const icmpCodes = [0, 0, 3]
 
 /** Documents and packets of one seed. */
 export function generateSet(random: SimRandom, name: string): { set: PolicySet; probes: Probe[] } {
@@ -91,7 +85,7 @@ class Generator {
       ...(r.chance(0.5) ? [this.#profile()] : []),
       ...this.#pods(),
       ...times(r.below(3), () => this.#networkSet()),
-      ...times(1 + r.below(5), () => this.#policy(r.pick(all))),
+      ...times(2 + r.below(5), () => this.#policy(r.pick(all))),
       ...times(r.chance(0.4) ? 1 + r.below(3) : 0, () => this.#kubernetesPolicy()),
     ]
   }
@@ -130,13 +124,13 @@ class Generator {
   }
 
   #profile(): Document {
-    const rules = (direction: Direction) => this.#rules(direction, '', 2)
+    const rules = () => this.#rules('', 2)
     const labelsToApply = this.#labels({ app: ['inherited'], extra: ['1'] }, 0.6)
     return {
       kind: 'Profile',
       apiVersion,
       metadata: { name: 'net' },
-      spec: { ingress: rules('ingress'), egress: rules('egress'), labelsToApply },
+      spec: { ingress: rules(), egress: rules(), labelsToApply },
     }
   }
 
@@ -172,7 +166,7 @@ class Generator {
       ...(r.chance(0.15) ? { serviceAccountSelector: this.#selector(accountLabels) } : {}),
       ...(r.chance(0.1) ? { performanceHints: ['AssumeNeededOnEveryNode'] } : {}),
       ...(types ? { types } : {}),
-      ...Object.fromEntries(directions.map(direction => [direction, this.#rules(direction, namespace, 4)])),
+      ...Object.fromEntries(directions.map(direction => [direction, this.#rules(namespace, 4)])),
     }
     const global = {
       ...(r.chance(0.3) ? { namespaceSelector: this.#namespaceSelector(false) } : {}),
@@ -191,11 +185,14 @@ class Generator {
 
   // -------------------------------------------------------------------------------------------------------- rules
 
-  #rules(direction: Direction, namespace: string, most: number): PolicyRule[] {
-    return Array.from({ length: this.#random.below(most + 1) }, () => this.#rule(direction, namespace))
+  #rules(namespace: string, most: number): PolicyRule[] {
+    const r = this.#random
+    const rules = Array.from({ length: r.below(most + 1) }, () => this.#rule(namespace))
+    // Without an open end most packets would end where no rule matches, and later policies would never be asked.
+    return r.chance(0.45) ? [...rules, { action: r.pick(['Allow', 'Pass'] as const) }] : rules
   }
 
-  #rule(_direction: Direction, namespace: string): PolicyRule {
+  #rule(namespace: string): PolicyRule {
     const r = this.#random
     const action = r.pick(['Allow', 'Allow', 'Allow', 'Deny', 'Deny', 'Pass', 'Log'] as const)
     // The family that its networks are of, should it have any.
@@ -432,61 +429,4 @@ function kubernetes(
 
 function some<T>(r: SimRandom, from: readonly T[], probability: number): T[] {
   return from.filter(() => r.chance(probability))
-}
-
-// ------------------------------------------------------------------------------------------------------------ packets
-
-const plainProtocols = [253, 112]
-
-/** One packet for every ordered pair and family, aimed at what the set talks about and at its edges. */
-export function probesFor(set: PolicySet, random: SimRandom): Probe[] {
-  const ports = portsIn(set)
-  const probes: Probe[] = []
-  for (const from of stations)
-    for (const to of stations) {
-      if (from === to) continue
-      for (const family of [4, 6] as const) {
-        const base = { from: from.name, to: to.name, family, sourcePort: 0, port: 0, type: 0, code: 0 }
-        // A source port that no other packet of the set has, unless a rule may want a certain one.
-        const withPorts = {
-          ...base,
-          sourcePort: random.chance(0.15) ? random.pick([...sourceNumbers, 1500]) : 20_000 + probes.length,
-          port: random.chance(0.8) ? random.pick(ports) : 1 + random.below(65_535),
-        }
-        const roll = random.below(20)
-        if (roll < 8) probes.push({ ...withPorts, protocol: protocols.tcp })
-        else if (roll < 13) probes.push({ ...withPorts, protocol: protocols.udp })
-        else if (roll < 16) probes.push({ ...withPorts, protocol: protocols.sctp })
-        else if (roll < 19) {
-          const type = random.pick([...icmpTypes[family], icmpTypes[family][0]!])
-          probes.push({
-            ...base,
-            protocol: family === 4 ? protocols.icmp : protocols.icmp6,
-            type,
-            code: random.pick(icmpCodes),
-          })
-        } else probes.push({ ...base, protocol: random.pick(plainProtocols) })
-      }
-    }
-  return probes
-}
-
-/** The ports that a set names, by number or by name, and their neighbours. */
-function portsIn({ documents }: PolicySet): number[] {
-  const ports = new Set(portNumbers)
-  const add = (text: unknown): void => {
-    for (const part of String(text).split(':')) {
-      const port = Number(part)
-      if (!Number.isInteger(port)) continue
-      for (const near of [port - 1, port, port + 1]) if (near > 0 && near < 65_536) ports.add(near)
-    }
-  }
-  const visit = (key: string, value: unknown): void => {
-    if (['port', 'endPort'].includes(key)) add(value)
-    else if (['ports', 'notPorts'].includes(key) && Array.isArray(value)) value.forEach(add)
-    if (typeof value === 'object' && value !== null)
-      for (const [name, inner] of Object.entries(value)) visit(name, inner)
-  }
-  for (const document of documents) visit('', document)
-  return [...ports]
 }

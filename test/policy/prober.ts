@@ -68,8 +68,10 @@ function connects({ to, port, sourcePort }: Shot, patienceMs: number): Promise<b
     const socket = connect({ host: to, port, localPort: sourcePort })
     const end = (is: boolean): void => {
       clearTimeout(timer)
-      // A reset leaves nothing behind at either end that could be in the way of the next try.
-      socket.resetAndDestroy()
+      // A reset leaves nothing behind at either end that could be in the way of the next try. Node would wait with it for a
+      // connection that is still being made.
+      if (is) socket.resetAndDestroy()
+      else socket.destroy()
       done(is)
     }
     const timer = setTimeout(() => end(false), patienceMs)
@@ -83,7 +85,7 @@ function connects({ to, port, sourcePort }: Shot, patienceMs: number): Promise<b
 
 function echoes({ to, port, sourcePort, family, mark }: Shot, patienceMs: number): Promise<boolean> {
   return new Promise((done, failed) => {
-    const socket: UdpSocket = createSocket(family === 4 ? 'udp4' : 'udp6')
+    const socket: UdpSocket = createSocket(family === 4 ? { type: 'udp4' } : { type: 'udp6', ipv6Only: true })
     let timer: NodeJS.Timeout | undefined
     const end = (is: boolean): void => {
       clearTimeout(timer)
@@ -211,10 +213,10 @@ async function main(): Promise<void> {
 }
 
 async function send({ send: shots, patienceMs }: Extract<ProberOrder, { send: unknown }>): Promise<number[]> {
-  const results = shots.map(shot => ({ mark: shot.mark, answer: shoot(shot, patienceMs) }))
-  const reached: number[] = []
-  for (const { mark, answer } of results) if (await answer) reached.push(mark)
-  return reached
+  const results = await Promise.all(
+    shots.map(async shot => ({ mark: shot.mark, reached: (await shoot(shot, patienceMs)) ?? false })),
+  )
+  return results.filter(({ reached }) => reached).map(({ mark }) => mark)
 }
 
 await main()

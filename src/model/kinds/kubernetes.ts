@@ -160,7 +160,8 @@ function peerOf({ podSelector: pods, namespaceSelector: namespaces, ipBlock }: K
     return { nets: [masked(ipBlock.cidr)], ...(except.length > 0 ? { notNets: except } : {}) }
   }
   return {
-    ...(pods ? { selector: podSelector(pods) } : {}),
+    // A peer is a pod also where only its namespace is named: other things live in namespaces here.
+    selector: podSelector(pods ?? {}),
     ...(namespaces ? { namespaceSelector: labelTerms(namespaces).join(' && ') || 'all()' } : {}),
   }
 }
