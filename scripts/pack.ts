@@ -36,8 +36,11 @@ const withoutSideEffects: Plugin = {
 async function buildLibrary(): Promise<void> {
   await build({
     stdin: { contents: `export * from ${JSON.stringify(entry)}`, resolveDir: root, loader: 'ts' },
-    outfile: join(lib, 'bgp.js'),
+    outdir: lib,
+    entryNames: 'bgp',
+    chunkNames: 'bgp-chunks/[name]-[hash]',
     bundle: true,
+    splitting: true,
     format: 'esm',
     platform: 'node',
     target: 'node20',

@@ -18,9 +18,11 @@ import * as bgp from '../bgp/index.ts'
 import type { Explanation, Origination, PathView, PeerConfig, PeerSnapshot, SpeakerSnapshot } from '../bgp/index.ts'
 import { CodedError, invariant } from '../lib/errors.ts'
 import { Ip, Prefix, type Family } from '../lib/ip.ts'
-import type { Clock, Log, Metrics, Random, Timer, Transport } from '../lib/ports.ts'
+import type { Bfd, Clock, Log, Metrics, Random, Timer, Transport } from '../lib/ports.ts'
+import { createBfd } from '../platform/bfd.ts'
 import { SystemClock, SystemRandom } from '../platform/clock.ts'
 import { createTcpTransport } from '../platform/tcp.ts'
+import { BfdPeers } from './speaker/bfd.ts'
 import { pathText, type Path, type SettingProblem } from './speaker/fields.ts'
 import {
   type Base,
@@ -38,7 +40,7 @@ export { Ip, Prefix }
 export type { Family }
 export type { SettingProblem } from './speaker/fields.ts'
 export type * from './speaker/settings.ts'
-export type { Clock, Log, LogFields, Metrics, Random, Transport } from '../lib/ports.ts'
+export type { Bfd, Clock, Log, LogFields, Metrics, Random, Transport } from '../lib/ports.ts'
 export type {
   Advertisement,
   AttributesView,
@@ -72,6 +74,8 @@ export interface SpeakerPorts {
   readonly clock?: Clock
   readonly random?: Random
   readonly transport?: Transport
+  /** Default: UDP, in a thread that starts when the first peer asks for BFD. */
+  readonly bfd?: Bfd
   /** Default: silence. */
   readonly log?: Log
   readonly metrics?: Metrics
@@ -118,6 +122,9 @@ export class BgpSpeaker {
   readonly #ranges: Ranges
   readonly #speaker: bgp.Speaker
   readonly #rib: bgp.Rib
+  readonly #bfdPeers: BfdPeers
+  /** Made here, so ended here. */
+  #ownBfd: Bfd | undefined
   readonly #peers = new Map<string, PeerConfig>()
   readonly #originate = new Map<string, Origination>()
   #config!: bgp.SpeakerConfig
@@ -155,6 +162,13 @@ export class BgpSpeaker {
         ...(ports.metrics && { metrics: ports.metrics }),
       },
     )
+    const bfd = (): Bfd => ports.bfd ?? (this.#ownBfd ??= createBfd({ program: bfdProgram }, { log }))
+    this.#bfdPeers = new BfdPeers(bfd, {
+      pathDown: (key, independent) => this.#speaker.pathDown(key, independent),
+      problem: (key, message) => {
+        if (message !== undefined) log.warn('BFD cannot watch a peer', { peer: key, message })
+      },
+    })
     const { rib } = this.#speaker
     invariant(rib instanceof bgp.Rib, 'a speaker without a RIB of its own')
     this.#rib = rib
@@ -170,15 +184,27 @@ export class BgpSpeaker {
 
   /**
    * Ends all sessions. Graceful: peers that keep our routes (RFC 4724) are left without a word, so that a restart loses
-   * nothing; all others are told Cease with `text` (RFC 9003). Resolves when the last octets had their chance to leave.
+   * nothing; all others are told Cease with `text` (RFC 9003). With `drainSeconds`, and not graceful, all routes are first
+   * announced as a last resort (RFC 8326) for so long, then withdrawn. Resolves when the last octets had their chance to
+   * leave.
    */
-  stop(how: { readonly graceful?: boolean; readonly text?: string } = {}): Promise<void> {
+  async stop(
+    how: { readonly graceful?: boolean; readonly text?: string; readonly drainSeconds?: number } = {},
+  ): Promise<void> {
     this.#running = false
     this.#due?.cancel()
     this.#due = undefined
     this.#ranges.stop()
-    const { graceful = false, text } = how
-    return new Promise(done => this.#speaker.stop({ graceful, ...(text !== undefined && { text }) }, done))
+    const { graceful = false, text, drainSeconds } = how
+    const ways = {
+      graceful,
+      ...(text !== undefined && { text }),
+      ...(drainSeconds !== undefined && { drainMs: drainSeconds * 1000 }),
+    }
+    // AdminDown comes first: a peer that keeps our routes would drop them when BFD falls silent.
+    this.#bfdPeers.stop()
+    await new Promise<void>(done => this.#speaker.stop(ways, done))
+    await this.#ownBfd?.close()
   }
 
   // --------------------------------------------------------------------------------------------------- what we want
@@ -327,15 +353,15 @@ export class BgpSpeaker {
   #apply(): void {
     this.#due?.cancel()
     this.#due = undefined
-    this.#speaker.configure({
-      ...this.#config,
-      peers: [...this.#peers.values(), ...this.#ranges.peers],
-      originate: [...this.#originate.values()],
-    })
+    const peers = [...this.#peers.values(), ...this.#ranges.peers]
+    this.#speaker.configure({ ...this.#config, peers, originate: [...this.#originate.values()] })
+    if (this.#running) this.#bfdPeers.configure(peers)
   }
 }
 
 const families = [4, 6] as const
+/** Found by the thread that runs it; a file of its own wherever this one is bundled. */
+const bfdProgram = async (): Promise<string> => (await import('./bfd-worker.ts')).url
 const silence: Log = { error() {}, warn() {}, info() {}, debug() {}, with: () => silence }
 
 function good<T>(outcome: Outcome<T>): T {

@@ -138,6 +138,7 @@ const refused: readonly (readonly [name: string, settings: unknown, path: string
   ['client of another AS', p({ client: true }), 'peers[0].client', /RFC 4456/],
   ['source of the other family', p({ source: 'fd00::1' }), 'peers[0].source', /not IPv4, as the peer is/],
   ['function without support', p({ import: () => true }), 'peers[0].import', /not supported/],
+  ['BFD over routers without source', p({ bfd: { multihop: true } }), 'peers[0].bfd', /RFC 5883/],
   ['password too long', p({ password: 'x'.repeat(81) }), 'peers[0].password', /1 to 80 octets/],
   ['rule without action', p({ import: { rules: [{}] } }), 'peers[0].import.rules[0]', /needs `action`/],
   ['lengths that match nothing', p({ import: ['10.0.0.0/8 ge 25 le 24'] }), 'peers[0].import[0]', /matches nothing/],

@@ -3,12 +3,14 @@
 import { expect, test } from 'vitest'
 import { type BgpSpeaker, createSpeaker, type RouteUpdate, SettingsError } from '../../src/app/speaker.ts'
 import type { SpeakerSettings } from '../../src/app/speaker/settings.ts'
+import { SimBfdNetwork } from '../sim/bfd.ts'
 import { SimClock, SimRandom } from '../sim/clock.ts'
 import { SimNetwork } from '../sim/transport.ts'
 
 class Routers {
   readonly clock = new SimClock()
   readonly network = new SimNetwork({ clock: this.clock, random: new SimRandom(5) })
+  readonly bfd = new SimBfdNetwork({ clock: this.clock, random: new SimRandom(6) })
   readonly changes = new Map<string, RouteUpdate[]>()
 
   /** Router n is 10.0.0.n in AS 65000+n unless told otherwise. */
@@ -19,7 +21,12 @@ class Routers {
     const speaker = createSpeaker(
       { as: 65000 + n, routerId: ip, listen: [`${ip}:179`], addresses: [`${ip}/24`], ...settings },
       { onRoutes: changes => heard.push(...changes) },
-      { clock: this.clock, random: new SimRandom(n), transport: this.network.host(ip, [ip]) },
+      {
+        clock: this.clock,
+        random: new SimRandom(n),
+        transport: this.network.host(ip, [ip]),
+        bfd: this.bfd.host(ip, [ip]).bfd,
+      },
     )
     speaker.start()
     return speaker
@@ -206,6 +213,41 @@ test('rules change what they accept, name what decided, and stop at the first th
   expect(prefixes(a)).toEqual(['10.2.0.0/24'])
   expect(a.best('10.2.0.0/24')?.attributes).toMatchObject({ localPref: 200, communities: ['65001:100'] })
   expect(a.explain('192.168.1.0/24').paths[0]).toMatchObject({ why: 'import policy', rule: 'no bogons' })
+})
+
+test('BFD ends a session whose path broke, within three missed packets; without BFD nobody notices', () => {
+  const world = new Routers()
+  const bfd = { transmitMs: 100, receiveMs: 100 }
+  const a = world.make(1, {
+    peers: [
+      { address: '10.0.0.2', as: 65002, ...open, bfd },
+      { address: '10.0.0.3', as: 65003, ...open },
+    ],
+  })
+  world.make(2, { peers: [{ address: '10.0.0.1', as: 65001, ...open, bfd }], originate: ['10.2.0.0/16'] })
+  world.make(3, { peers: [{ address: '10.0.0.1', as: 65001, ...open, bfd: true }], originate: ['10.3.0.0/16'] })
+  world.pass(15)
+  expect(prefixes(a)).toEqual(['10.2.0.0/16', '10.3.0.0/16'])
+  world.bfd.way('10.0.0.2', '10.0.0.1').up = false
+  world.pass(0.4)
+  expect(prefixes(a)).toEqual(['10.3.0.0/16'])
+  expect(a.peer('10.0.0.2')?.cause?.code).toBe('bfd-down')
+  expect(established(a)).toEqual(['10.0.0.3'])
+})
+
+test('a speaker that stops tells BFD first: AdminDown breaks nothing', async () => {
+  const world = new Routers()
+  const a = world.make(1, { peers: [{ address: '10.0.0.2', as: 65002, ...open, bfd: true, gracefulRestart: 'full' }] })
+  const b = world.make(2, {
+    peers: [{ address: '10.0.0.1', as: 65001, ...open, bfd: true, gracefulRestart: 'full' }],
+    originate: ['10.2.0.0/16'],
+  })
+  world.pass(15)
+  const stopped = b.stop({ graceful: true })
+  world.pass(5)
+  await stopped
+  expect(prefixes(a)).toEqual(['10.2.0.0/16'])
+  expect(a.best('10.2.0.0/16')?.stale).toBe(true)
 })
 
 test('two speakers in one process know nothing of each other', () => {

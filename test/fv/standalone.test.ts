@@ -133,7 +133,8 @@ beforeAll(() => {
   const flags = ['--ignore-scripts', '--no-audit', '--no-fund', '--prefer-offline', '--loglevel=error']
   run('npm', ['install', ...flags, tarball], project)
   makeNamespaces()
-})
+  // An empty npm cache on a busy machine: the packages are fetched.
+}, 400_000)
 
 afterAll(() => {
   for (const child of started) child.kill('SIGKILL')
@@ -308,6 +309,32 @@ test('the reflector reflects', async () => {
   })
   expect(reflected.attributes.originator).toBe(0x0a5b0102)
   for (const one of [...clients, reflector]) expect(await end(one)).toBe(0)
+})
+
+test('BFD from the tarball: a router that stands still is given up within a second', async () => {
+  const routers = [hub, leaves[0]!].map((space, i) => {
+    const file = join(folder, `bfd${i}.yaml`)
+    const peer = `{address: 10.91.1.${2 - i}, as: ${65002 - i}, import: all, export: all, connectRetrySeconds: 1, bfd: true}`
+    const socket = join(folder, `bfd${i}.sock`)
+    writeFileSync(file, `as: ${65001 + i}\nrouterId: 10.91.1.${1 + i}\npeers: [${peer}]\n`)
+    return { socket, ...start(space, bin('manx-bgp'), ['--config', file, '--control', socket]) }
+  })
+  const [here, there] = routers
+  const peer = async () => {
+    const answer = await askAgent(here!.socket, 'GET', '/api/v1/peers').catch(() => undefined)
+    return answer && (JSON.parse(answer.body) as { peers: { state: string; cause?: { code: string } }[] }).peers[0]
+  }
+  await until('the session', async () => (await peer())?.state === 'Established')
+  // BFD comes up within some seconds at its slow start; a router stopped before that would not be missed.
+  await until('BFD packets at the fast interval', async () => {
+    const before = await peer()
+    there!.child.kill('SIGSTOP')
+    await new Promise(resolve => setTimeout(resolve, 1500))
+    there!.child.kill('SIGCONT')
+    const after = await peer()
+    return before?.state === 'Established' && after?.cause?.code === 'bfd-down'
+  })
+  for (const one of routers) expect(await end(one)).toBe(0)
 })
 
 test('the manual’s settings are good', () => {

@@ -10,7 +10,7 @@ import type { Origination, PeerConfig, Policy, SpeakerConfig } from '../../bgp/i
 import { Ip, Prefix, type Family } from '../../lib/ip.ts'
 import * as read from './fields.ts'
 import { type Choice, choice, communities, type Communities, policy, present } from './policies.ts'
-import type { FibSettings, MaxPrefixSettings } from './settings.ts'
+import type { BfdSettings, FibSettings, MaxPrefixSettings } from './settings.ts'
 
 export interface OwnAddress {
   readonly ip: Ip
@@ -81,6 +81,7 @@ interface Options {
   readonly allowOwnAs: number
   readonly addPath: boolean
   readonly mostPaths: number
+  readonly bfd: Partial<BfdSettings> | false
   readonly import: Choice
   readonly export: Choice
   readonly maxPrefix: MaxPrefixSettings
@@ -182,6 +183,17 @@ const maxPrefix: read.Read<MaxPrefixSettings> = (value, at, problems) => {
   return { ...found, limit: found.limit }
 }
 
+const bfdMs = read.integer(50, 60_000)
+const bfdFields = read.record<BfdSettings>({
+  transmitMs: bfdMs,
+  receiveMs: bfdMs,
+  multiplier: read.integer(1, 255),
+  multihop: read.yesNo,
+})
+
+const bfd: read.Read<Partial<BfdSettings> | false> = (value, at, problems) =>
+  typeof value === 'boolean' ? (value ? {} : false) : bfdFields(value, at, problems)
+
 const holdSeconds: read.Read<number> = (value, at, problems) =>
   value === 1 || value === 2
     ? read.bad(at, `holdSeconds \`${value}\` is not allowed: 0, or 3 and more (RFC 4271 §4.2)`, problems)
@@ -206,6 +218,7 @@ function optionRows(functions: boolean): read.Rows<Options> {
     allowOwnAs: read.integer(0, 10),
     addPath: read.yesNo,
     mostPaths: read.integer(1, 64),
+    bfd,
     import: choice(functions),
     export: choice(functions),
     maxPrefix,
@@ -396,6 +409,8 @@ function templateOf(
   const exportPolicy = chosen('export')
   if (!importPolicy || !exportPolicy) return undefined
   const { source, password: key, gtsm, keepaliveSeconds, mostPaths, maxPrefix: limit } = options
+  if (options.bfd && options.bfd.multihop && !source)
+    return read.bad([...path, 'bfd'], 'BFD over several routers needs `source` (RFC 5883 §3)', problems)
   return {
     port: options.port ?? bgpPort,
     remoteAs: options.as,
@@ -415,6 +430,7 @@ function templateOf(
     allowOwnAs: options.allowOwnAs ?? 0,
     addPath: options.addPath ?? false,
     ...(mostPaths !== undefined && { mostPaths }),
+    ...(options.bfd && { bfd: { transmitMs: 300, receiveMs: 300, multiplier: 3, multihop: false, ...options.bfd } }),
     importPolicy,
     exportPolicy,
     ...(limit && { maxPrefix: { action: 'reset', ...limit } }),

@@ -80,6 +80,8 @@ export interface PeerOptions {
   readonly addPath?: boolean
   /** Then at most so many are sent; default 8. */
   readonly mostPaths?: number
+  /** BFD (RFC 5880): the session falls when the path does; `true`: 300 ms, three missed, on the link. */
+  readonly bfd?: boolean | BfdSettings
   /** What is taken from the peer. Default: everything by iBGP, nothing by eBGP (RFC 8212). */
   readonly import?: PolicyChoice
   /** What is announced to the peer. Default: everything by iBGP, nothing by eBGP (RFC 8212). */
@@ -100,6 +102,16 @@ export interface PeerSettings extends PeerOptions {
   readonly name?: string
   /** A name in `groups`; what stands here beside it wins. */
   readonly group?: string
+}
+
+export interface BfdSettings {
+  /** Least interval between our packets, and between those we take; 50 and more, default 300. */
+  readonly transmitMs?: number
+  readonly receiveMs?: number
+  /** Packets missed in a row; default 3. */
+  readonly multiplier?: number
+  /** The peer is routers away (RFC 5883); needs `source`. */
+  readonly multihop?: boolean
 }
 
 export interface MaxPrefixSettings {
