@@ -41,6 +41,7 @@ import {
 import { Pods, type AddressRequest } from './pods.ts'
 import { StatusRecord } from './status-record.ts'
 import { storeName } from './store.ts'
+import { TunnelAddresses } from './tunnels.ts'
 
 export interface AgentPorts {
   readonly clock: Clock
@@ -78,6 +79,7 @@ export class Agent {
   #speaker: Speaker | undefined
   #pods: Pods | undefined
   #status: StatusRecord | undefined
+  #tunnels: TunnelAddresses | undefined
   #datastoreReady = true
   #synced = false
   #planning: Timer | undefined
@@ -130,6 +132,7 @@ export class Agent {
     this.#stopping = true
     this.#planning?.cancel()
     this.#journal?.cancel()
+    this.#tunnels?.stop()
     for (const stop of this.#stops.splice(0)) stop()
     await this.#doors?.close()
     await this.#stopSpeaker()
@@ -222,7 +225,7 @@ export class Agent {
     this.#links = await kernel.links()
     this.#ipam = new Ipam({ node: name }, { store, clock, random, log: log.with({ room: 'ipam' }), metrics })
     this.#felix = new Felix(
-      { node: name, overrides: this.#felixOverrides() },
+      { node: name, overrides: this.#felixOverrides(), bgp: this.#config.need('networkingBackend') === 'bird' },
       { kernel, clock, random, log: log.with({ room: 'felix' }), metrics, otherRules: this.#ports.otherRules },
     )
     if (this.#config.need('networkingBackend') === 'bird') {
@@ -249,6 +252,7 @@ export class Agent {
       },
       { store, kernel, clock, log: log.with({ room: 'cni' }), metrics, addresses: this.#podAddresses() },
     )
+    this.#tunnels = this.#tunnelAddresses(name, this.#ipam, this.#felix)
     this.#felix.start()
     this.#syncer = new Syncer({}, { store, clock, random, log: log.with({ room: 'model' }) })
     this.#stops.push(
@@ -279,6 +283,7 @@ export class Agent {
       }
     }
     this.#felix?.apply(batch)
+    this.#tunnels?.apply(batch)
     if (this.#mesh.apply(batch, this.#name!) && this.#synced) this.#plan()
   }
 
@@ -287,6 +292,7 @@ export class Agent {
     this.#storeTrouble = undefined
     this.#ipam?.inSync()
     this.#felix?.inSync()
+    this.#tunnels?.inSync()
     if (this.#speaker) {
       this.#planNow()
       this.#speaker.start()
@@ -421,10 +427,24 @@ export class Agent {
     }
   }
 
-  /** The MTU of the link that carries the node's address. */
+  /** What tunnels leave of the MTU of the link that carries the node's address. */
   #mtu(): number {
     const own = this.#addresses?.ip4 ?? this.#addresses?.ip6
-    return this.#links.find(link => link.addresses.some(a => own && a.ip.equals(own.ip)))?.mtu ?? 1500
+    const link = this.#links.find(one => one.addresses.some(a => own && a.ip.equals(own.ip)))
+    return this.#felix!.podMtu(link?.mtu ?? 1500)
+  }
+
+  #tunnelAddresses(node: string, ipam: Ipam, felix: Felix): TunnelAddresses {
+    const { store, clock, log } = this.#ports
+    const deps = { store, clock, ipam, log: log.with({ room: 'ipam' }) }
+    return new TunnelAddresses(
+      { node },
+      {
+        ...deps,
+        takesTunnel: (kind, family) => felix.takesTunnel(kind, family),
+        isLocked: () => !this.#datastoreReady,
+      },
+    )
   }
 
   #podAddresses() {
