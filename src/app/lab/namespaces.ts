@@ -102,7 +102,9 @@ export function layOut(topology: Topology): Layout {
   // .254 and downwards; topology.ts deals out none of the last five.
   const storeSeats = Array.from({ length: storeCount }, (_, i) => seat(base.last().plus(-1 - i)!, base.length))
   const own = [seat(base.last().plus(-1)!, base.length)]
-  const own6 = fabric.kind === 'l2' && fabric.cidr6 ? [seat(fabric.cidr6.last().plus(-1)!, fabric.cidr6.length)] : []
+  const spine6 = fabric.kind === 'spine' && fabric.racks.some(rack => rack.cidr6) ? backbone.v6 : undefined
+  const base6 = fabric.kind === 'l2' ? fabric.cidr6 : spine6
+  const own6 = base6 ? [seat(base6.last().plus(-1)!, base6.length)] : []
   return {
     fabric: [...(storeCount > 0 ? storeSeats : own), ...own6],
     storeIps: storeSeats.map(one => one.ip),
