@@ -353,7 +353,8 @@ export class Routes {
         return { hops: [] }
       case 'pod': {
         const link = this.#hops.link(target.link)
-        return link ? { hops: [{ link: link.index }] } : { why: `interface ${target.link} is not there` }
+        if (link?.up) return { hops: [{ link: link.index }] }
+        return { why: `interface ${target.link} is ${link ? 'not up' : 'not there'}` }
       }
       case 'gateways': {
         const found = this.#hops.resolve(prefix, target.nextHops, target.zone)
