@@ -1,7 +1,15 @@
 /** Pages of a table: put together they are the whole of it, in address order, whatever their size and what comes and goes. */
 
 import { expect, test } from 'vitest'
-import { advertisedTo, pageOf, receivedFrom, routes, type PageQuery, type RoutePage } from '../../src/bgp/index.ts'
+import {
+  advertisedTo,
+  pageOf,
+  receivedFrom,
+  refusedFrom,
+  routes,
+  type PageQuery,
+  type RoutePage,
+} from '../../src/bgp/index.ts'
 import type { Rib } from '../../src/bgp/index.ts'
 import { Prefix, type Family } from '../../src/lib/ip.ts'
 import { SimRandom } from '../sim/clock.ts'
@@ -26,7 +34,7 @@ function table(): Rib {
   return rib
 }
 
-function drive(walk: Generator<undefined, RoutePage>): RoutePage {
+function drive<T>(walk: Generator<undefined, T>): T {
   for (;;) {
     const step = walk.next()
     if (step.done) return step.value
@@ -45,7 +53,16 @@ function everything(rib: Rib, query: Omit<PageQuery, 'limit'>, limit: number) {
   }
 }
 
-const plain = (value: unknown): unknown => JSON.parse(JSON.stringify(value))
+/** Of a path that lost a page also says where; the plain walk does not. */
+const plain = (value: readonly object[]): unknown =>
+  JSON.parse(
+    JSON.stringify(value),
+    (_key, member: { state?: string; why?: string; step?: number; lostTo?: number }) => {
+      if (member?.state !== 'usable') return member
+      const { why: _why, step: _step, lostTo: _lostTo, ...rest } = member
+      return rest
+    },
+  )
 const inOrder = <T extends { readonly prefix: Prefix }>(all: readonly T[]): T[] =>
   all.toSorted((a, b) => a.prefix.compare(b.prefix))
 const families: readonly Family[] = [4, 6]
@@ -112,4 +129,25 @@ test('between two turns of one walk routes may come and go: nothing twice, nothi
 
 test('a peer that is not there has nothing', () => {
   expect(drive(pageOf(table(), { of: 'received', slot: 9, limit: 5 }))).toEqual({ items: [], left: 0 })
+})
+
+test('refused paths are counted by peer and rule', () => {
+  const rib = makeRib()
+  const importPolicy = {
+    rules: [
+      {
+        name: 'own pool',
+        match: { prefixes: [{ prefix: Prefix.of('10.48.0.0/16'), max: 32 }] },
+        action: 'reject' as const,
+      },
+    ],
+    otherwise: 'accept' as const,
+  }
+  rib.addPeer(makePeer(1, 'ebgp', { importPolicy }))
+  rib.addPeer(makePeer(2, 'ebgp'))
+  give(rib, 1, announce({ path: [65001], hop: '10.0.0.11' }, ['10.48.1.0/24', '10.48.2.0/24', '10.9.0.0/16']))
+  give(rib, 1, announce({ path: [65001, 65000], hop: '10.0.0.11' }, ['10.8.0.0/16']))
+  give(rib, 2, announce({ path: [65002], hop: '10.0.0.12' }, ['10.48.1.0/24']))
+  settle(rib)
+  expect([...drive(refusedFrom(rib, [1, 2]))]).toEqual([[1, { 'own pool': 2, 'own AS in path': 1 }]])
 })

@@ -18,7 +18,7 @@ import type { FamilyTable } from './family-table.ts'
 import type { Member } from './member.ts'
 import type { UpdateGroup } from './outbox.ts'
 import type { PeerState, Rib } from './table.ts'
-import { type AttributesView, type PathView, viewAttributes, viewPaths } from './views.ts'
+import { type AttributesView, type ExplainedPath, viewAttributes, viewPath, viewPaths } from './views.ts'
 
 export interface PageQuery {
   /** `received` and `advertised` name the peer by its slot. */
@@ -43,18 +43,20 @@ export interface AdvertisedRoute {
 }
 
 export interface RoutePage {
-  readonly items: readonly (PathView | AdvertisedRoute)[]
+  readonly items: readonly (ExplainedPath | AdvertisedRoute)[]
   /** How many more there are after these. */
   readonly left: number
 }
 
 const netsPerSlice = 2048
 const viewsPerSlice = 8
+/** Refused paths that are judged again to name the rule. */
+const mostJudged = 1000
 
 const both: readonly Family[] = [4, 6]
 
 export function* pageOf(rib: Rib, query: PageQuery): Generator<undefined, RoutePage> {
-  const items: (PathView | AdvertisedRoute)[] = []
+  const items: (ExplainedPath | AdvertisedRoute)[] = []
   let left = 0
   for (const family of both) {
     if ((query.family ?? query.within?.family ?? family) !== family) continue
@@ -76,11 +78,40 @@ export function* pageOf(rib: Rib, query: PageQuery): Generator<undefined, RouteP
   return { items, left: Math.max(0, left) }
 }
 
+/** Why paths of these peers are refused, by rule or reason and how often; of very many the rest counts as `other`. */
+export function* refusedFrom(
+  rib: Rib,
+  slots: readonly number[],
+): Generator<undefined, ReadonlyMap<number, Readonly<Record<string, number>>>> {
+  const bySource = new Map(slots.flatMap(slot => rib.peerAt(slot) ?? []).map(({ source, peer }) => [source, peer.slot]))
+  const found = new Map<number, Record<string, number>>()
+  let judged = 0
+  for (const family of both) {
+    const table = rib.tables[family]
+    const { paths } = table
+    for (let path = 0; path < paths.high; path++) {
+      if (path % netsPerSlice === netsPerSlice - 1) yield
+      const slot = paths.net[path]! < 0 || paths.why[path] === 0 ? undefined : bySource.get(paths.source[path]!)
+      if (slot === undefined) continue
+      let reason = 'other'
+      if (judged++ < mostJudged) {
+        const view = viewPath(rib, table, path)
+        reason = view.rule ?? view.why ?? reason
+        if (judged % viewsPerSlice === 0) yield
+      }
+      const reasons = found.get(slot) ?? {}
+      reasons[reason] = (reasons[reason] ?? 0) + 1
+      found.set(slot, reasons)
+    }
+  }
+  return found
+}
+
 /** What is asked about a net: how many items it stands for, and which. */
 interface Subject {
   readonly table: FamilyTable
   count(net: number): number
-  view(net: number): readonly (PathView | AdvertisedRoute)[]
+  view(net: number): readonly (ExplainedPath | AdvertisedRoute)[]
 }
 
 function subjectOf(rib: Rib, table: FamilyTable, query: PageQuery): Subject | undefined {

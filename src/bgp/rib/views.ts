@@ -122,11 +122,13 @@ export function* advertisedTo(
   }
 }
 
-/** Paths of one net, the used ones first; those of one source only: as received. */
-export function viewPaths(rib: Rib, table: FamilyTable, net: number, source?: number): PathView[] {
-  const own = pathsOf(table, net).filter(path => source === undefined || table.paths.source[path] === source)
+/** Paths of one net with their reasons, the used ones first; those of one source only: as received. */
+export function viewPaths(rib: Rib, table: FamilyTable, net: number, source?: number): ExplainedPath[] {
+  const all = pathsOf(table, net)
+  const own = all.filter(path => source === undefined || table.paths.source[path] === source)
   return own.map(path => {
-    const view = viewPath(rib, table, path)
+    const plain = viewPath(rib, table, path)
+    const view = plain.state === 'usable' ? { ...plain, ...lost(table, path, all) } : plain
     if (source === undefined) return view
     return { ...view, attributes: viewAttributes(rib.sets, table.paths.received[path]!) }
   })
@@ -135,11 +137,7 @@ export function viewPaths(rib: Rib, table: FamilyTable, net: number, source?: nu
 export function explain(rib: Rib, prefix: Prefix): Explanation {
   const table = rib.tables[prefix.family]
   const net = table.nets.find(prefix)
-  const paths = net < 0 ? [] : pathsOf(table, net)
-  const explained = paths.map(path => {
-    const view = viewPath(rib, table, path)
-    return view.state === 'usable' ? { ...view, ...lost(table, path, paths) } : view
-  })
+  const explained = net < 0 ? [] : viewPaths(rib, table, net)
   const best = net < 0 ? -1 : table.nets.best[net]!
   const peers = rib.peers().map(state => viewAdvertisement(table, state, net, best))
   const covering = best < 0 ? coveringOf(table, prefix) : undefined
@@ -170,7 +168,7 @@ function equalTo(table: FamilyTable, net: number): number[] {
   return out
 }
 
-function viewPath(rib: Rib, table: FamilyTable, path: number): PathView {
+export function viewPath(rib: Rib, table: FamilyTable, path: number): PathView {
   const { paths, nets, sets } = table
   const net = paths.net[path]!
   const peer = rib.peerOf(paths.source[path]!)?.peer
