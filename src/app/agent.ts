@@ -24,6 +24,7 @@ import { Serial } from '../lib/serial.ts'
 import { ensureInitialized, Syncer, type FelixConfigurationSpec, type SecretRef, type Update } from '../model/index.ts'
 import { readPod } from '../platform/kubernetes.ts'
 import type { PromMetrics } from '../platform/metrics.ts'
+import { AddressAudit } from './audit.ts'
 import type { CniRequest } from './cni.ts'
 import type { Config } from './config.ts'
 import { openDoors, type Doors, type Readiness } from './http.ts'
@@ -75,6 +76,7 @@ export class Agent {
   #doors: Doors | undefined
   #syncer: Syncer | undefined
   #ipam: Ipam | undefined
+  #audit: AddressAudit | undefined
   #felix: Felix | undefined
   #speaker: Speaker | undefined
   #pods: Pods | undefined
@@ -135,6 +137,7 @@ export class Agent {
     this.#tunnels?.stop()
     for (const stop of this.#stops.splice(0)) stop()
     await this.#doors?.close()
+    await this.#audit?.stop()
     await this.#stopSpeaker()
     await this.#felix?.stop()
     await this.#status?.stop()
@@ -253,6 +256,10 @@ export class Agent {
       { store, kernel, clock, log: log.with({ room: 'cni' }), metrics, addresses: this.#podAddresses() },
     )
     this.#tunnels = this.#tunnelAddresses(name, this.#ipam, this.#felix)
+    this.#audit = new AddressAudit(
+      { node: name, interfacePrefix: this.#config.need('interfacePrefix'), isLocked: () => !this.#datastoreReady },
+      { store, kernel, clock, random, log: log.with({ room: 'ipam' }), metrics, ipam: this.#ipam },
+    )
     this.#felix.start()
     this.#syncer = new Syncer({}, { store, clock, random, log: log.with({ room: 'model' }) })
     this.#stops.push(
@@ -282,6 +289,7 @@ export class Agent {
         this.#datastoreReady = update.value?.spec.datastoreReady !== false
       }
     }
+    this.#audit?.apply(batch)
     this.#felix?.apply(batch)
     this.#tunnels?.apply(batch)
     if (this.#mesh.apply(batch, this.#name!) && this.#synced) this.#plan()
@@ -291,6 +299,7 @@ export class Agent {
     this.#synced = true
     this.#storeTrouble = undefined
     this.#ipam?.inSync()
+    this.#audit?.start()
     this.#felix?.inSync()
     this.#tunnels?.inSync()
     if (this.#speaker) {
@@ -486,6 +495,7 @@ export class Agent {
       return [...report, { component: 'felix', ready: false, reason: 'not in sync with the store yet' }]
     report.push(felixReady(this.#felix!))
     if (this.#speaker) report.push(this.#sessionsReady(this.#speaker))
+    report.push(addressesReady(this.#audit!))
     if (!this.#datastoreReady)
       report.push({ component: 'lock', ready: false, reason: 'store is locked (datastoreReady is false)' })
     return report
@@ -517,6 +527,7 @@ export class Agent {
       node: () => ({ name: this.#name, addresses: this.#addresses, problems: this.#problems, startedOk: this.#synced }),
       peers: () => ({ ...this.#speaker?.snapshot() }),
       felix: () => ({ ...this.#felix?.snapshot() }),
+      ipam: () => this.#audit?.snapshot() ?? {},
       store: () => ({ type: this.#config.datastoreType, name: storeName(this.#config), ...this.#syncer?.snapshot() }),
       config: () => ({ items: this.#config.rows() }),
       ready: () => ({ components: this.readiness() }),
@@ -531,6 +542,12 @@ function felixReady(felix: Felix): Readiness {
     ...warnings.map(w => `${w.message} [${w.code}]`),
   ]
   return { component: 'felix', ready: felix.ready, ...(reasons.length > 0 && { reason: reasons.join('; ') }) }
+}
+
+/** A pool that fills is no reason to take the agent out of service. */
+function addressesReady({ warnings }: AddressAudit): Readiness {
+  const reason = warnings.map(({ message, code }) => `${message} [${code}]`).join('; ')
+  return { component: 'ipam', ready: true, ...(reason && { reason }) }
 }
 
 async function podLabels(request: CniRequest): Promise<Readonly<Record<string, string>>> {

@@ -367,11 +367,24 @@ function identify(request: CniRequest, options: PodOptions): Identity {
     namespace: inNamespace,
     name: named.name,
     key: resourceKey('WorkloadEndpoint', named.name, inNamespace),
-    outside: k8s
-      ? options.interfacePrefix + createHash('sha1').update(`${namespace}.${pod}`).digest('hex').slice(0, 11)
-      : `cali${containerId.replaceAll(/[^A-Za-z0-9]/g, '').slice(0, 11)}`,
+    outside: outsideLink({
+      prefix: options.interfacePrefix,
+      ...(k8s ? { namespace, pod } : { container: containerId }),
+    }),
     spec,
   }
+}
+
+/** The host's end of a pod's link, as Calico names it. */
+export function outsideLink(
+  who: { readonly prefix: string } & (
+    | { readonly namespace: string; readonly pod: string }
+    | { readonly container: string }
+  ),
+): string {
+  return 'pod' in who
+    ? who.prefix + createHash('sha1').update(`${who.namespace}.${who.pod}`).digest('hex').slice(0, 11)
+    : `cali${who.container.replaceAll(/[^A-Za-z0-9]/g, '').slice(0, 11)}`
 }
 
 function decode(who: Identity, text: string, revision: number): WorkloadEndpoint | undefined {

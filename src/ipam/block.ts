@@ -120,6 +120,11 @@ export class Block {
     return this.cidr.contains(ip) ? Number(ip.value - this.cidr.ip.value) : undefined
   }
 
+  /** Whether anybody of this kind has an address here; cheaper than to look at each address. */
+  hasGrant(test: (grant: Grant) => boolean): boolean {
+    return this.value.attributes.some(entry => test({ handle: handleOf(entry), attributes: entry.secondary ?? {} }))
+  }
+
   /** Every allocated address, cooling ones included, by ordinal. */
   allocations(): readonly Allocation[] {
     return (this.#allocations ??= this.value.allocations.flatMap((_, ordinal) => this.allocationAt(ordinal) ?? []))

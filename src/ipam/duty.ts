@@ -26,7 +26,10 @@ export class Duty {
   #lease: Lease | undefined
   #held = false
 
-  constructor({ node, ttlMs = defaultTtlMs }: DutyOptions, deps: { readonly store: Datastore; readonly random: Random }) {
+  constructor(
+    { node, ttlMs = defaultTtlMs }: DutyOptions,
+    deps: { readonly store: Datastore; readonly random: Random },
+  ) {
     this.#node = node
     this.#ttlMs = ttlMs
     this.#store = deps.store

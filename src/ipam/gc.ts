@@ -78,8 +78,15 @@ export interface AuditReport {
   readonly repaired: number
 }
 
+export interface Scope {
+  /** Everywhere, not only on this node. */
+  readonly cluster?: boolean
+  /** Handles too, which means to list them all; default: as `cluster`. */
+  readonly handles?: boolean
+}
+
 export interface AuditOptions {
-  /** How long an address is suspected before it is freed. */
+  /** How long an address is suspected before it is freed; Infinity: for ever. */
   readonly leakGraceMs?: number
   /** For claims, handles and empty blocks: longer than any commit of others is under way. */
   readonly settleGraceMs?: number
@@ -118,17 +125,19 @@ export class Audit {
     this.#settleGraceMs = options.settleGraceMs ?? defaultSettleGraceMs
   }
 
-  /** What is wrong now. `cluster`: everywhere, not only on this node. */
-  async examine({ cluster = false }: { readonly cluster?: boolean } = {}): Promise<readonly Dated[]> {
+  /** What is wrong now. */
+  async examine({ cluster = false, handles = cluster }: Scope = {}): Promise<readonly Dated[]> {
     const now = this.#deps.clock.now()
     const view = await this.#ipam.view(cluster)
     const found = [
       ...leaks(view, this.#truth, cluster),
       ...affinityFaults(view, this.#truth, cluster),
       ...surplus(view, cluster),
-      ...(cluster ? await this.#handleFaults(view) : []),
+      ...(handles ? await this.#handleFaults(view) : []),
     ]
     const since = new Map<string, number>()
+    // What was not looked for this time is not known to have come right.
+    if (!handles) for (const [key, ms] of this.#since) if (key.startsWith(handleKeys)) since.set(key, ms)
     const dated = found.map(finding => {
       const key = keyOf(finding)
       const sinceMs = this.#since.get(key) ?? now
@@ -140,23 +149,20 @@ export class Audit {
   }
 
   /** Examines, and repairs what has stood long enough. */
-  async pass(options: { readonly cluster?: boolean } = {}): Promise<AuditReport> {
+  async pass(options: Scope = {}): Promise<AuditReport> {
     const findings = await this.examine(options)
     const now = this.#deps.clock.now()
     const due = findings.flatMap(({ finding, dueMs }) => (dueMs !== undefined && dueMs <= now ? [finding] : []))
-    const suspects = new Set(due.flatMap(finding => (finding.kind === 'leaked' ? [suspectKey(finding)] : [])))
+    const leaked = due.filter(finding => finding.kind === 'leaked')
+    const kept = leaked.length > 0 ? spokenFor(await this.#ipam.view(false), leaked) : new Set<string>()
     const byHandle = Map.groupBy(
-      due.filter(finding => finding.kind === 'leaked'),
+      leaked.filter(({ handle }) => !kept.has(handle)),
       ({ handle }) => handle,
     )
     const freed: Ip[] = []
     let repaired = 0
     const repairs = [
-      ...[...byHandle].map(
-        ([handle, leaked]) =>
-          () =>
-            this.#free(handle, leaked, suspects),
-      ),
+      ...[...byHandle.values()].map(group => () => this.#free(group)),
       ...due.flatMap(finding => (finding.kind === 'leaked' ? [] : [() => this.#repair(finding)])),
     ]
     await Promise.all(
@@ -226,17 +232,7 @@ export class Audit {
 
   // -------------------------------------------------------------------------------------------------------- repairs
 
-  async #free(handle: string, leaked: readonly Leak[], suspects: ReadonlySet<string>): Promise<Repaired> {
-    const view = await this.#ipam.view(true)
-    // An address of the handle that is in use, or not suspected for long enough, speaks for all of them.
-    for (const { value } of view.blocks)
-      for (const allocation of value?.allocations() ?? [])
-        if (
-          allocation.handle === handle &&
-          allocation.releasedAt === undefined &&
-          !suspects.has(suspectKey(allocation))
-        )
-          return { done: false, freed: [] }
+  #free(leaked: readonly Leak[]): Promise<Repaired> {
     return this.#ipam.submit((round, draft) => planFree(round, draft, { leaked, truth: this.#truth }))
   }
 
@@ -267,18 +263,41 @@ export interface View {
   readonly affinities: ReadonlyMap<string, readonly OwnedBlock[]>
 }
 
+/** Handles with an address that is in use, or not suspected for long enough: it speaks for all of them. */
+function spokenFor(view: View, leaked: readonly Leak[]): Set<string> {
+  const suspects = new Set(leaked.map(suspectKey))
+  const handles = new Set(leaked.map(({ handle }) => handle))
+  const found = new Set<string>()
+  for (const { value } of view.blocks) {
+    if (!value?.hasGrant(({ handle }) => handle !== undefined && handles.has(handle))) continue
+    for (const allocation of value.allocations()) {
+      const { handle, releasedAt } = allocation
+      if (
+        handle !== undefined &&
+        releasedAt === undefined &&
+        handles.has(handle) &&
+        !suspects.has(suspectKey(allocation))
+      )
+        found.add(handle)
+    }
+  }
+  return found
+}
+
 function leaks(view: View, truth: Truth, cluster: boolean): Finding[] {
   const findings: Finding[] = []
+  const mine = (node: string | undefined): boolean =>
+    node !== undefined && (node === view.node || (cluster && !truth.nodeExists(node)))
   for (const { cidr, value, damage } of view.blocks) {
     if (damage !== undefined) {
       if (cluster) findings.push({ kind: 'damaged', cidr, why: damage })
       continue
     }
-    for (const allocation of value?.allocations() ?? []) {
-      const leak = leakOf(allocation, cidr)
-      if (!leak || (leak.node !== view.node && !(cluster && !truth.nodeExists(leak.node)))) continue
-      if (truth.evidence(allocation) === undefined) findings.push(leak)
-    }
+    if (value?.hasGrant(({ attributes }) => mine(attributes['node'])))
+      for (const allocation of value.allocations()) {
+        const leak = leakOf(allocation, cidr)
+        if (leak && mine(leak.node) && truth.evidence(allocation) === undefined) findings.push(leak)
+      }
     if (value && value.swept(view.wallMs, view.cooldownMs) !== value) {
       const owner = value.owner === undefined ? undefined : ownerOfText(value.owner)
       if (owner === view.node || cluster) findings.push({ kind: 'cold', cidr })
@@ -357,7 +376,8 @@ function planFree(
   for (const { block, group, allocations } of taken)
     for (const [i, allocation] of allocations.entries()) {
       const { handle, sequence, node } = group[i]!
-      const same = allocation?.handle === handle && allocation.sequence === sequence && mayRepair(at, draft, node, truth)
+      const same =
+        allocation?.handle === handle && allocation.sequence === sequence && mayRepair(at, draft, node, truth)
       if (!block || !allocation || !same || truth.evidence(allocation) !== undefined)
         return { kind: 'done', result: { done: false, freed: [] } }
       freed.push(allocation.ip)
@@ -441,6 +461,8 @@ function suspectKey({ ip, handle, sequence }: { ip: Ip; handle: string | undefin
   return `${ip.key} ${handle} ${sequence}`
 }
 
+const handleKeys = 'handle '
+
 /** The same finding has the same key in each pass; one that has changed begins anew. */
 function keyOf(finding: Finding): string {
   switch (finding.kind) {
@@ -449,7 +471,7 @@ function keyOf(finding: Finding): string {
     case 'affinity':
       return `affinity ${finding.node} ${finding.cidr.key} ${finding.fault}`
     case 'handle':
-      return `handle ${finding.handle} ${finding.cidr.key} ${finding.revision} ${finding.actual}`
+      return `${handleKeys}${finding.handle} ${finding.cidr.key} ${finding.revision} ${finding.actual}`
     case 'surplus':
     case 'no-affinity':
       return `${finding.kind} ${finding.node} ${finding.cidr.key}`

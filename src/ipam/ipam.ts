@@ -37,8 +37,8 @@ import type { Afterwards, PlanFunction, Source } from './queue.ts'
 import { Need, Records } from './records.ts'
 import { planClaim, planGiveUp, planRelease, planReleaseByHandle } from './release.ts'
 import type { ReleaseItem, Released } from './release.ts'
-import { borrowedIn, lookupIn, usageOf } from './usage.ts'
-import type { AddressInfo, BorrowedAddress, Usage } from './usage.ts'
+import { borrowedIn, censusOf, lookupIn, usageOf } from './usage.ts'
+import type { AddressInfo, BorrowedAddress, Holding, Usage } from './usage.ts'
 
 export interface IpamDeps {
   readonly store: Datastore
@@ -313,6 +313,13 @@ export class Ipam {
       const { pools, reserved } = this.#pools(records)
       return usageOf(pools, reserved, [...records.blocks(4), ...records.blocks(6)])
     })
+  }
+
+  /** What the nodes asked about have of each pool. */
+  census(asked: (node: string | undefined) => boolean): Promise<readonly Holding[]> {
+    return this.#read(records =>
+      censusOf(this.#pools(records).pools, [...records.blocks(4), ...records.blocks(6)], asked),
+    )
   }
 
   /** Addresses used by another node than the owner of their block. */

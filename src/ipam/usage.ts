@@ -7,7 +7,8 @@
 
 import type { Ip, Prefix } from '../lib/ip.ts'
 import type { Allocation, Block } from './block.ts'
-import { poolOf } from './pool.ts'
+import { grouped } from './failure.ts'
+import { blockCount, poolOf } from './pool.ts'
 import type { Pool, Reserved } from './pool.ts'
 import type { HeldBlock } from './records.ts'
 
@@ -97,9 +98,76 @@ function poolUsage(pool: Pool, blocks: readonly BlockUsage[], reserved: Reserved
     reserved: kept,
     free: total - inUse - kept,
     blocks: own.length,
-    unclaimed: (total - covered) / (total / (1n << BigInt(pool.blockLength - pool.prefix.length))),
+    unclaimed: (total - covered) / (total / blockCount(pool)),
   }
 }
+
+/** Of a hundred addresses. */
+const fullWarn = 80
+const fullFail = 95
+
+export interface FillWarning {
+  readonly severity: 'FAIL' | 'WARN'
+  readonly code: 'I01'
+  readonly message: string
+}
+
+/** A pool that is filling (catalogue I01): over 80 of 100 addresses in use, or under a tenth of its blocks unclaimed. */
+export function fillWarning(pool: PoolUsage): FillWarning | undefined {
+  const percent = Number((pool.inUse * 100n) / pool.total)
+  const blocks = pool.unclaimed + BigInt(pool.blocks)
+  const blocksLeft = pool.blocks === 0 || pool.unclaimed * 10n >= blocks
+  if (pool.disabled || (percent < fullWarn && blocksLeft)) return undefined
+  const used = `${grouped(pool.inUse)} of ${grouped(pool.total)} addresses`
+  const left = `${grouped(pool.unclaimed)} of ${grouped(blocks)} blocks unclaimed`
+  return {
+    severity: percent >= fullFail ? 'FAIL' : 'WARN',
+    code: 'I01',
+    message: `pool ${pool.name} is ${percent}% full: ${used}; ${left}`,
+  }
+}
+
+// ----------------------------------------------------------------------------------------------------------- census
+
+/** What one node has of one pool; undefined pool or node: of none, or nobody known. */
+export interface Holding {
+  readonly pool: string | undefined
+  readonly node: string | undefined
+  inUse: number
+  borrowed: number
+  blocks: number
+}
+
+/** Per pool and node, for the nodes asked about. Walks attributes, not addresses, where nobody asked is concerned. */
+export function censusOf(
+  pools: readonly Pool[],
+  held: readonly HeldBlock[],
+  asked: (node: string | undefined) => boolean,
+): Holding[] {
+  const holdings = new Map<string, Holding>()
+  const at = (pool: string | undefined, node: string | undefined): Holding => {
+    const key = `${pool ?? ''} ${node ?? ''}`
+    const known = holdings.get(key) ?? { pool, node, inUse: 0, borrowed: 0, blocks: 0 }
+    holdings.set(key, known)
+    return known
+  }
+  for (const { cidr, value } of held) {
+    const ofHost = value?.owner?.startsWith('host:') ? value.owner.slice(5) : undefined
+    const pool = poolOf(pools, cidr)?.name
+    if (value?.owner !== undefined && asked(ofHost)) at(pool, ofHost).blocks++
+    if (!value?.hasGrant(({ attributes }) => asked(attributes['node']))) continue
+    for (const { attributes, releasedAt } of value.allocations()) {
+      const { node } = attributes
+      if (releasedAt !== undefined || !asked(node)) continue
+      const holding = at(pool, node)
+      holding.inUse++
+      if (node !== undefined && value.owner !== `host:${node}`) holding.borrowed++
+    }
+  }
+  return [...holdings.values()]
+}
+
+// --------------------------------------------------------------------------------------------------- borrowed, one
 
 /** Addresses whose user is not the owner of their block. */
 export function borrowedIn(held: readonly HeldBlock[]): BorrowedAddress[] {

@@ -64,11 +64,24 @@ describe('leaks', () => {
     )
   })
 
+  test('all of a handle or none: one address in use keeps the others', async () => {
+    const cluster = new Cluster(pods)
+    const ipam = await cluster.agent()
+    const { ips4 } = await ipam.assign(workload('k8s.c1', { num4: 6 }))
+    const audit = cluster.audit(ipam, { evidence: ({ ip }) => (ip.key === ips4[5]!.key ? 'kept' : undefined) })
+    equal((await audit.examine()).filter(({ finding }) => finding.kind === 'leaked').length, 5)
+    await cluster.clock.advance(16 * minute)
+    deepEqual((await audit.pass()).freed, [])
+  })
+
   test('of a node that is gone go at once, its blocks with them', async () => {
     const cluster = new Cluster(pods)
     await cluster.ipam('n2').assign({ ...workload('h'), attributes: { node: 'n2' } })
     const ipam = await cluster.agent()
     const audit = cluster.audit(ipam, { evidence: () => undefined, nodeExists: node => node === 'n1' })
+    deepEqual((await audit.pass({ cluster: true })).freed, [], 'its Node is still there, whatever we believe')
+    cluster.store.delete('/calico/resources/v3/projectcalico.org/nodes/n2')
+    await cluster.clock.settle()
     equal((await audit.pass({ cluster: true })).freed.length, 1)
     await audit.pass({ cluster: true })
     await cluster.clock.advance(minute)

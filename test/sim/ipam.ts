@@ -110,6 +110,7 @@ class World {
   /** Machines that never die for good: Calico's own plugin works there. */
   readonly #lasting: number
   readonly #strays: Promise<void>[] = []
+  readonly #calicoNodes = new Set<string>()
   readonly #troubleMs: number
 
   constructor(seed: number, options: WorldOptions) {
@@ -165,7 +166,14 @@ class World {
     await this.clock.run(() => this.failures.length > 0 || this.clock.now() >= this.#troubleMs)
     if (this.failures.length > 0) return
     this.trouble = false
-    Object.assign(store.faults, { unavailable: 0, lostAnswer: 0, lostRequest: 0, lateCommit: 0, lostWatch: 0, lostLease: 0 })
+    Object.assign(store.faults, {
+      unavailable: 0,
+      lostAnswer: 0,
+      lostRequest: 0,
+      lateCommit: 0,
+      lostWatch: 0,
+      lostLease: 0,
+    })
     let calm = false
     void Promise.all([...this.#strays, ...this.#agents.map(host => host.windDown())]).then(() => (calm = true))
     await this.clock.run(() => calm || this.failures.length > 0, 600_000)
@@ -298,7 +306,7 @@ class World {
       this.count('given by name')
     } else if (roll === 3) {
       await ipam.claimAffinity(new Prefix(Ip.of(`10.1.0.${random.below(64)}`), 32))
-    } else if (roll === 4) {
+    } else if (roll === 4 && !this.#calicoNodes.has(ipam.node)) {
       await ipam.releaseHost(ipam.node, { mustBeEmpty: random.chance(0.8) })
       this.count('hosts released')
     } else if (roll === 5 && mine.length > 0) {
@@ -323,7 +331,10 @@ class World {
   /** Calico's own plugin on a node where it is still at work. */
   async #calico(i: number): Promise<void> {
     const random = this.random.fork(`calico ${i}`)
-    const writer = new CalicoWriter(this.store, `node-${random.below(this.#lasting)}`, random)
+    const node = `node-${random.below(this.#lasting)}`
+    // It creates a block without a look at the affinity it announced: nobody may release the host meanwhile.
+    this.#calicoNodes.add(node)
+    const writer = new CalicoWriter(this.store, node, random)
     for (let turn = 0; this.trouble; turn++) {
       await this.sleep(random.between(20, 500))
       const handle = `calico-${i}-${turn}`
@@ -406,7 +417,10 @@ class Host {
       else void this.#remove(sandbox, this.#life)
     }
     for (let i = 0; i < 3; i++) void this.#makePods(this.#life)
-    const audit = new Audit({ leakGraceMs: graceMs, settleGraceMs: graceMs }, { ...deps, ipam, truth: this.#truth(nodes) })
+    const audit = new Audit(
+      { leakGraceMs: graceMs, settleGraceMs: graceMs },
+      { ...deps, ipam, truth: this.#truth(nodes) },
+    )
     void this.#auditNow(audit, new Duty({ node: this.node, ttlMs: dutyTtlMs }, deps), this.#life)
   }
 
