@@ -43,7 +43,7 @@ export function run(chains: ReadonlyMap<string, Chain>, name: string, packet: Pa
       const [value = 0, mask = 0] = options[1]!.split('/').map(Number)
       // As the kernel's xmark: the bits of the mask are cleared, then those of the value turned over.
       mark = ((mark & ~mask) ^ value) >>> 0
-    } else if (target === 'LOG' || target === 'NFLOG' || rule.action === '') continue
+    } else if (target === 'LOG' || target === 'NFLOG' || target === 'CT' || rule.action === '') continue
     else if (target === 'RETURN') return { verdict: 'return', mark }
     else if (target === 'DROP' || target === 'REJECT') return { verdict: 'drop', mark, by }
     else if (target === 'ACCEPT') return { verdict: 'accept', mark, by }
