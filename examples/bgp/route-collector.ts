@@ -3,7 +3,7 @@
  * line of JSON, with its attributes.
  *
  *   node examples/bgp/route-collector.ts --as 65000 --listen 10.0.0.1:179 --peer 10.0.0.2@65001 --peer 10.0.0.3@65002
- *   node examples/bgp/route-collector.ts --as 65000 --listen 10.0.0.1:179 --range 10.0.0.0/24@65001
+ *   node examples/bgp/route-collector.ts --as 65000 --listen 10.0.0.1:179 --range 10.0.0.0/24      (whoever comes)
  */
 
 import { parseArgs } from 'node:util'
@@ -19,10 +19,10 @@ const { values } = parseArgs({
   },
 })
 
-/** `10.0.0.2@65001` */
-function split(text: string): { where: string; as: number } {
+/** `10.0.0.2@65001`; without an AS number: any but ours. */
+function split(text: string): { where: string; as: number | 'external' } {
   const [where = '', as] = text.split('@')
-  return { where, as: Number(as) }
+  return { where, as: as === undefined ? 'external' : Number(as) }
 }
 
 const routerId = values['router-id']

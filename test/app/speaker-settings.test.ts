@@ -62,6 +62,18 @@ test('a peer’s defaults, and what each option becomes', () => {
   expect(peer({ address: 'fe80::2%eth0' })).toMatchObject({ key: 'fe80::2%eth0', zone: 'eth0', families: [6] })
 })
 
+test('AS numbers that a peer may have: what iBGP may by default is given only where no other AS is possible', () => {
+  const of = (as: unknown) => {
+    const { remoteAs, acceptAs, importPolicy } = peer({ as })
+    return [remoteAs, acceptAs, importPolicy === acceptAll]
+  }
+  expect(of('internal')).toEqual([65000, undefined, true])
+  expect(of([65000])).toEqual([65000, [65000], true])
+  expect(of([65000, 65001])).toEqual([65001, [65000, 65001], false])
+  expect(of('external')).toEqual([0, 'external', false])
+  expect(of('any')).toEqual([0, 'any', false])
+})
+
 test('a group gives what the peer does not say itself; one policy stays one object', () => {
   const { config } = plan({
     as: 65000,
@@ -138,6 +150,8 @@ const refused: readonly (readonly [name: string, settings: unknown, path: string
   ['client of another AS', p({ client: true }), 'peers[0].client', /RFC 4456/],
   ['source of the other family', p({ source: 'fd00::1' }), 'peers[0].source', /not IPv4, as the peer is/],
   ['function without support', p({ import: () => true }), 'peers[0].import', /not supported/],
+  ['no AS of many', p({ as: [] }), 'peers[0].as', /admits nobody/],
+  ['role inside an AS', p({ as: 'internal', role: 'provider' }), 'peers[0].role', /peers of other ASes/],
   ['BFD over routers without source', p({ bfd: { multihop: true } }), 'peers[0].bfd', /RFC 5883/],
   ['password too long', p({ password: 'x'.repeat(81) }), 'peers[0].password', /1 to 80 octets/],
   ['rule without action', p({ import: { rules: [{}] } }), 'peers[0].import.rules[0]', /needs `action`/],

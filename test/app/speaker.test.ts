@@ -174,6 +174,26 @@ test('whoever connects from a range is a peer, up to the limit, and is forgotten
   expect(established(late)).toEqual(['10.0.0.1'])
 })
 
+test('a range may admit every AS but ours', () => {
+  const world = new Routers()
+  const hub = world.make(1, { peers: [{ range: '10.0.0.0/24', as: 'external', import: 'all', export: 'none' }] })
+  for (const n of [2, 3])
+    world.make(n, {
+      listen: [],
+      peers: [{ address: '10.0.0.1', as: 65001, connectRetrySeconds: 1, ...open }],
+      originate: [`10.${n}.0.0/16`],
+    })
+  const same = world.make(4, {
+    as: 65001,
+    listen: [],
+    peers: [{ address: '10.0.0.1', as: 65001, connectRetrySeconds: 1 }],
+  })
+  world.pass(10)
+  expect(prefixes(hub)).toEqual(['10.2.0.0/16', '10.3.0.0/16'])
+  expect(hub.best('10.3.0.0/16')?.attributes.asPath).toBe('65003')
+  expect(established(same)).toEqual([])
+})
+
 test('a range keeps its peers through a new configuration, and loses them with it', () => {
   const world = new Routers()
   const base = { as: 65001, routerId: '10.0.0.1', listen: ['10.0.0.1:179'], addresses: ['10.0.0.1/24'] }

@@ -22,7 +22,7 @@ import { KernelRoutes } from './fib.ts'
 import { SettingsFile } from './file.ts'
 import { type Plan, planOf } from './plan.ts'
 import type { SpeakerSettings } from './settings.ts'
-import { viewsOf } from './views.ts'
+import { doorsOf } from './views.ts'
 
 const usage = `manx-bgp: a BGP speaker of its own, in the foreground
 
@@ -169,7 +169,7 @@ class Daemon {
           this.#speaker.publishMetrics()
           return this.#metrics.text()
         },
-        views: viewsOf(this.#speaker, () => this.#kernelRoutes?.snapshot()),
+        ...doorsOf(this.#speaker, () => this.#kernelRoutes, this.#clock),
       },
       () => this.#clock.wall(),
     )

@@ -12,6 +12,7 @@
  */
 
 import type { RouteUpdate } from '../../bgp/index.ts'
+import type { RouteReport } from '../../felix/index.ts'
 import { reasonOf } from '../../lib/errors.ts'
 import type { Family, Ip, Prefix } from '../../lib/ip.ts'
 import type {
@@ -115,6 +116,25 @@ export class KernelRoutes {
   snapshot(): FibSnapshot {
     const refused = [...this.#refused].slice(0, mostShown).map(([prefix, why]) => ({ prefix, why }))
     return { wanted: this.#desired.size, pending: this.#dirty.size, refused }
+  }
+
+  /** How the kernel's routes to these prefixes stand, from what was last read and written. */
+  report(prefixes: readonly Prefix[]): RouteReport[] {
+    const names = new Map([...this.#links].map(([name, index]) => [index, name]))
+    return prefixes.map(({ key }) => {
+      const route = this.#actual.get(key)
+      const why = this.#refused.get(key)
+      const hops = (route?.nextHops ?? []).map(({ via, link }) => {
+        const dev = link === undefined ? undefined : names.get(link)
+        return { ...(via && { via: via.key }), ...(dev !== undefined && { dev }) }
+      })
+      return {
+        wanted: this.#desired.has(key),
+        ...(route && { route: { kind: route.kind, hops, protocol: route.protocol, metric: route.metric } }),
+        asWanted: route !== undefined && !this.#dirty.has(key),
+        ...(why !== undefined && { why }),
+      }
+    })
   }
 
   // ---------------------------------------------------------------------------------------------------------- writing

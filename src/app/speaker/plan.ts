@@ -63,8 +63,65 @@ export type Outcome<T> =
 
 // -------------------------------------------------------------------------------------------------------- grammar
 
-interface Options {
-  readonly as: number
+/** Options that mean the same in settings and in the speaker's configuration. */
+type Shared = Required<
+  Pick<
+    PeerConfig,
+    | 'localAsMode'
+    | 'dualAs'
+    | 'leastHoldSeconds'
+    | 'keepaliveSeconds'
+    | 'advertisementSeconds'
+    | 'enforceFirstAs'
+    | 'asOverride'
+    | 'removePrivateAs'
+    | 'originateDefault'
+    | 'role'
+    | 'strictRole'
+    | 'requireCapabilities'
+    | 'mostPaths'
+  >
+>
+
+const seconds = read.integer(0, 65535)
+
+const sharedRows: read.Rows<Shared> = {
+  localAsMode: read.oneOf('replace', 'prepend'),
+  dualAs: read.yesNo,
+  leastHoldSeconds: read.integer(3, 65535),
+  keepaliveSeconds: read.integer(1, 21845),
+  advertisementSeconds: seconds,
+  enforceFirstAs: read.yesNo,
+  asOverride: read.yesNo,
+  removePrivateAs: read.yesNo,
+  originateDefault: read.yesNo,
+  role: read.oneOf('provider', 'rs', 'rs-client', 'customer', 'peer'),
+  strictRole: read.yesNo,
+  requireCapabilities: read.list(
+    read.oneOf(
+      'ipv4',
+      'ipv6',
+      'as4',
+      'route-refresh',
+      'enhanced-refresh',
+      'extended-message',
+      'extended-next-hop',
+      'graceful-restart',
+      'add-path',
+    ),
+  ),
+  mostPaths: read.integer(1, 64),
+}
+
+function sharedOf(options: Partial<Options>): Partial<Shared> {
+  return Object.fromEntries(Object.entries(options).filter(([name]) => Object.hasOwn(sharedRows, name)))
+}
+
+/** What only matters between ASes (RFC 9234, RFC 6996). */
+const externalOnly = ['asOverride', 'removePrivateAs', 'role', 'enforceFirstAs'] as const
+
+interface Options extends Shared {
+  readonly as: RemoteAs
   readonly localAs: number
   readonly client: boolean
   readonly families: readonly ('ipv4' | 'ipv6')[]
@@ -73,14 +130,12 @@ interface Options {
   readonly password: string
   readonly gtsm: number
   readonly holdSeconds: number
-  readonly keepaliveSeconds: number
   readonly connectRetrySeconds: number
   readonly gracefulRestart: 'full' | 'helper' | 'off'
   readonly restartSeconds: number
   readonly nextHop: 'auto' | 'self' | 'keep'
   readonly allowOwnAs: number
   readonly addPath: boolean
-  readonly mostPaths: number
   readonly bfd: Partial<BfdSettings> | false
   readonly import: Choice
   readonly export: Choice
@@ -165,6 +220,17 @@ const ownAddress: read.Read<OwnAddress> = (value, at, problems) => {
   return read.bad(at, `\`${read.shown(value)}\` is no address with its length, as \`10.0.0.1/24\``, problems)
 }
 
+type RemoteAs = number | readonly number[] | 'internal' | 'external' | 'any'
+
+const remoteAsWord = read.oneOf('internal', 'external', 'any')
+
+const remoteAs: read.Read<RemoteAs> = (value, at, problems) => {
+  if (typeof value === 'string') return remoteAsWord(value, at, problems)
+  if (!Array.isArray(value)) return read.asNumber(value, at, problems)
+  if (value.length === 0) return read.bad(at, 'an empty list of AS numbers admits nobody', problems)
+  return read.list(read.asNumber)(value, at, problems)
+}
+
 const password: read.Read<string> = (value, at, problems) =>
   typeof value === 'string' && value !== '' && Buffer.byteLength(value) <= 80
     ? value
@@ -201,7 +267,8 @@ const holdSeconds: read.Read<number> = (value, at, problems) =>
 
 function optionRows(functions: boolean): read.Rows<Options> {
   return {
-    as: read.asNumber,
+    ...sharedRows,
+    as: remoteAs,
     localAs: read.asNumber,
     client: read.yesNo,
     families: read.list(read.oneOf('ipv4', 'ipv6')),
@@ -210,14 +277,12 @@ function optionRows(functions: boolean): read.Rows<Options> {
     password,
     gtsm: read.integer(1, 254),
     holdSeconds,
-    keepaliveSeconds: read.integer(1, 21845),
     connectRetrySeconds: read.integer(1, 65535),
     gracefulRestart: read.oneOf('full', 'helper', 'off'),
     restartSeconds: read.integer(1, 4095),
     nextHop: read.oneOf('auto', 'self', 'keep'),
     allowOwnAs: read.integer(0, 10),
     addPath: read.yesNo,
-    mostPaths: read.integer(1, 64),
     bfd,
     import: choice(functions),
     export: choice(functions),
@@ -400,7 +465,10 @@ function templateOf(
   if (options.as === undefined)
     return read.bad(path, 'a peer needs `as`, its AS number, here or in its group', problems)
   const localAs = options.localAs ?? base.as
-  const inside = options.as === localAs
+  const remote = remoteOf(options.as, localAs)
+  const inside = remote.remoteAs === localAs
+  const external = inside ? externalOnly.find(name => options[name] !== undefined) : undefined
+  if (external) return read.bad([...path, external], `${external} is for peers of other ASes`, problems)
   if (options.client && !inside)
     return read.bad([...path, 'client'], 'only a peer of our own AS can be a client (RFC 4456)', problems)
   const chosen = (which: 'import' | 'export'): Policy | undefined =>
@@ -408,12 +476,13 @@ function templateOf(
   const importPolicy = chosen('import')
   const exportPolicy = chosen('export')
   if (!importPolicy || !exportPolicy) return undefined
-  const { source, password: key, gtsm, keepaliveSeconds, mostPaths, maxPrefix: limit } = options
+  const { source, password: key, gtsm, maxPrefix: limit } = options
   if (options.bfd && options.bfd.multihop && !source)
     return read.bad([...path, 'bfd'], 'BFD over several routers needs `source` (RFC 5883 §3)', problems)
   return {
+    ...sharedOf(options),
     port: options.port ?? bgpPort,
-    remoteAs: options.as,
+    ...remote,
     localAs,
     client: options.client ?? false,
     ...(options.families && { families: options.families.map(word => (word === 'ipv4' ? 4 : 6)) }),
@@ -422,19 +491,28 @@ function templateOf(
     ...(key !== undefined && { password: key }),
     ...(gtsm !== undefined && { ttlSecurity: gtsm }),
     holdSeconds: options.holdSeconds ?? 90,
-    ...(keepaliveSeconds !== undefined && { keepaliveSeconds }),
     connectRetrySeconds: options.connectRetrySeconds ?? 5,
     gracefulRestart: options.gracefulRestart ?? (base.fib ? 'full' : 'helper'),
     restartSeconds: options.restartSeconds ?? 120,
     nextHopMode: options.nextHop ?? 'auto',
     allowOwnAs: options.allowOwnAs ?? 0,
     addPath: options.addPath ?? false,
-    ...(mostPaths !== undefined && { mostPaths }),
     ...(options.bfd && { bfd: { transmitMs: 300, receiveMs: 300, multiplier: 3, multihop: false, ...options.bfd } }),
     importPolicy,
     exportPolicy,
     ...(limit && { maxPrefix: { action: 'reset', ...limit } }),
   }
+}
+
+/**
+ * Of several AS numbers the peer may have, one stands in views; 0 where it could be any. It is ours only when no other is
+ * possible, so that what iBGP is allowed by default never reaches another AS.
+ */
+function remoteOf(as: RemoteAs, localAs: number): Pick<PeerConfig, 'remoteAs' | 'acceptAs'> {
+  if (typeof as === 'number') return { remoteAs: as }
+  if (as === 'internal') return { remoteAs: localAs }
+  if (as === 'external' || as === 'any') return { remoteAs: 0, acceptAs: as }
+  return { remoteAs: as.find(one => one !== localAs) ?? localAs, acceptAs: as }
 }
 
 function policyOf(

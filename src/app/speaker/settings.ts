@@ -6,7 +6,7 @@
  * Durations are seconds, since that is what OPEN messages carry.
  */
 
-import type { PathSource, RouteFilter } from '../../bgp/index.ts'
+import type { CapabilityName, PathSource, Role, RouteFilter } from '../../bgp/index.ts'
 import type { Ip, Prefix } from '../../lib/ip.ts'
 
 export interface SpeakerSettings {
@@ -46,10 +46,14 @@ export interface FibSettings {
 
 /** What a peer can be told; every field may also stand in a group. */
 export interface PeerOptions {
-  /** The peer's AS number. */
-  readonly as?: number
+  /** The peer's AS number, or those it may have: a list, `internal` (ours), `external` (any but ours), `any`. */
+  readonly as?: number | readonly number[] | 'internal' | 'external' | 'any'
   /** Our AS number towards it; default `as` of the settings. */
   readonly localAs?: number
+  /** Where `localAs` is not our true AS: `replace` (default): the peer sees it alone; `prepend`: both. */
+  readonly localAsMode?: 'replace' | 'prepend'
+  /** A peer that refuses `localAs` gets our true AS number next time, and so on in turns. */
+  readonly dualAs?: boolean
   /** A client of ours: we reflect for it (RFC 4456). iBGP only. */
   readonly client?: boolean
   /** Default: that of the peer's address. */
@@ -64,6 +68,8 @@ export interface PeerOptions {
   readonly gtsm?: number
   /** Default 90; 0: no keepalives. */
   readonly holdSeconds?: number
+  /** A peer that offers less, other than 0, is refused. */
+  readonly leastHoldSeconds?: number
   /** Default a third of the hold time that was negotiated. */
   readonly keepaliveSeconds?: number
   /** Default 5. */
@@ -76,6 +82,22 @@ export interface PeerOptions {
   readonly nextHop?: 'auto' | 'self' | 'keep'
   /** Accept routes with our own AS in the path this often; default 0. */
   readonly allowOwnAs?: number
+  /** The AS path must begin with the peer's AS; default true. Off towards a route server (RFC 7947). eBGP only. */
+  readonly enforceFirstAs?: boolean
+  /** Our AS instead of the peer's in paths it is sent, for sites that share a number. eBGP only. */
+  readonly asOverride?: boolean
+  /** Private AS numbers are taken out of paths that it is sent (RFC 6996). eBGP only. */
+  readonly removePrivateAs?: boolean
+  /** It is sent a default route of ours, whatever `export` says. */
+  readonly originateDefault?: boolean
+  /** Our role towards it (RFC 9234): as `provider` it is our customer. eBGP only. */
+  readonly role?: Role
+  /** It must say its role too. */
+  readonly strictRole?: boolean
+  /** Without these it is refused. */
+  readonly requireCapabilities?: readonly CapabilityName[]
+  /** Least time between two bursts of UPDATEs; default 0. */
+  readonly advertisementSeconds?: number
   /** Several paths per prefix (RFC 7911). */
   readonly addPath?: boolean
   /** Then at most so many are sent; default 8. */
