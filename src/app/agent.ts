@@ -42,6 +42,7 @@ import {
 import { Pods, type AddressRequest } from './pods.ts'
 import { StatusRecord } from './status-record.ts'
 import { storeName } from './store.ts'
+import { AgentViews } from './views.ts'
 import { TunnelAddresses } from './tunnels.ts'
 
 export interface AgentPorts {
@@ -88,12 +89,14 @@ export class Agent {
   #journal: Timer | undefined
   #problems: readonly { readonly resource: string; readonly message: string }[] = []
   readonly #listenProblems = new Map<string, string>()
+  readonly #views: AgentViews
   #stops: Stop[] = []
   #stopping = false
 
   constructor(config: Config, ports: AgentPorts) {
     this.#config = config
     this.#ports = ports
+    this.#views = this.#makeViews()
   }
 
   // ---------------------------------------------------------------------------------------------- start and stop
@@ -167,7 +170,7 @@ export class Agent {
         this.#speaker?.publishMetrics()
         return this.#ports.metrics.text()
       },
-      views: this.#views(),
+      ...this.#views.doors(),
       cni: (request: CniRequest) =>
         this.#pods?.handle(request) ??
         Promise.resolve({
@@ -356,6 +359,7 @@ export class Agent {
       }
     }
     this.#problems = plan.problems
+    this.#views.planned(plan)
     this.#speaker.configure(plan.config)
   }
 
@@ -367,6 +371,7 @@ export class Agent {
 
   #onRoutes(changes: readonly RouteUpdate[]): void {
     this.#felix?.learnedRoutes(changes)
+    this.#views.learned(changes)
   }
 
   #onConverged(): void {
@@ -522,16 +527,26 @@ export class Agent {
       .join('; ')
   }
 
-  #views(): Record<string, (query: Readonly<Record<string, string>>) => unknown> {
-    return {
-      node: () => ({ name: this.#name, addresses: this.#addresses, problems: this.#problems, startedOk: this.#synced }),
-      peers: () => ({ ...this.#speaker?.snapshot() }),
-      felix: () => ({ ...this.#felix?.snapshot() }),
-      ipam: () => this.#audit?.snapshot() ?? {},
-      store: () => ({ type: this.#config.datastoreType, name: storeName(this.#config), ...this.#syncer?.snapshot() }),
-      config: () => ({ items: this.#config.rows() }),
-      ready: () => ({ components: this.readiness() }),
-    }
+  #makeViews(): AgentViews {
+    return new AgentViews({
+      clock: this.#ports.clock,
+      store: this.#ports.store,
+      speaker: () => this.#speaker,
+      felix: () => this.#felix,
+      own: {
+        node: () => ({
+          name: this.#name,
+          addresses: this.#addresses,
+          problems: this.#problems,
+          startedOk: this.#synced,
+        }),
+        felix: () => ({ ...this.#felix?.snapshot() }),
+        ipam: () => this.#audit?.snapshot() ?? {},
+        store: () => ({ type: this.#config.datastoreType, name: storeName(this.#config), ...this.#syncer?.snapshot() }),
+        config: () => ({ items: this.#config.rows() }),
+        ready: () => ({ components: this.readiness() }),
+      },
+    })
   }
 }
 

@@ -5,7 +5,10 @@
  *   GET  /readyz /readiness     200 or 503, each reason in words; `?format=json` or Accept: application/json as data
  *   GET  /metrics               Prometheus text
  *   GET  /api/v1/VIEW           a snapshot as {apiVersion, kind, asOf, source, ...}; 404 names the views
+ *   POST /api/v1/ACTION         Unix socket only: an operator's order, such as a reset of a session
  *   POST /cni                   Unix socket only: one CNI command
+ *
+ * A view may take its time, and answers `{error}` to a query that makes no sense (400) or asks for what is not there (404).
  *
  * The TCP port changes nothing and serves GET and HEAD alone, to known names only (no rebinding through a browser).
  */
@@ -23,12 +26,24 @@ export interface Readiness {
   readonly reason?: string
 }
 
+export type Query = Readonly<Record<string, string>>
+export type Views = Readonly<Record<string, (query: Query) => unknown>>
+
+/** Instead of a document. */
+export interface Refusal {
+  readonly error: string
+  /** There is no such thing; otherwise the question is wrong. */
+  readonly missing?: true
+}
+
 /** What the doors show; the agent implements it. */
 export interface Rooms {
   readiness(): readonly Readiness[]
   metrics(): Promise<string>
   /** Names and makers of the views. */
-  readonly views: Readonly<Record<string, (query: Readonly<Record<string, string>>) => unknown>>
+  readonly views: Views
+  /** What may be ordered, by whoever may use the Unix socket. */
+  readonly actions?: Readonly<Record<string, (body: unknown) => unknown>>
   /** Absent: no pods here. */
   cni?(request: CniRequest): Promise<CniAnswer>
 }
@@ -58,6 +73,12 @@ export async function openDoors(options: DoorOptions, rooms: Rooms, wall: () => 
       local.post<{ Body: CniRequest }>('/cni', async (request, reply) =>
         rooms.cni ? rooms.cni(request.body) : reply.code(404).send({ error: 'no pods here' }),
       )
+      const { actions = {} } = rooms
+      local.post<{ Params: { action: string }; Body: unknown }>('/api/v1/:action', async (request, reply) => {
+        const action = Object.hasOwn(actions, request.params.action) ? actions[request.params.action] : undefined
+        if (!action) return reply.code(404).send({ error: `no action \`${request.params.action}\`` })
+        return answer(reply, await action(request.body), request.params.action, wall)
+      })
       open.push(local)
       rmSync(options.socket, { force: true })
       await local.listen({ path: options.socket })
@@ -91,18 +112,17 @@ function door(rooms: Rooms, wall: () => number): FastifyInstance {
         return reply
           .code(404)
           .send({ error: `no view \`${request.params.view}\`; there are ${Object.keys(rooms.views).join(', ')}` })
-      const content = view(request.query) as object
-      return reply.send({
-        apiVersion: 'manx/v1',
-        kind: request.params.view,
-        asOf: stamp(wall()),
-        source: 'agent',
-        ...content,
-      })
+      return answer(reply, await view(request.query), request.params.view, wall)
     },
   )
   app.setErrorHandler((error, _request, reply) => reply.code(500).send({ error: reasonOf(error) }))
   return app
+}
+
+function answer(reply: FastifyReply, content: unknown, kind: string, wall: () => number): FastifyReply {
+  const refusal = content as Partial<Refusal>
+  if (typeof refusal.error === 'string') return reply.code(refusal.missing ? 404 : 400).send({ error: refusal.error })
+  return reply.send({ apiVersion: 'manx/v1', kind, asOf: stamp(wall()), source: 'agent', ...(content as object) })
 }
 
 function ready(report: readonly Readiness[], asJson: boolean, reply: FastifyReply): FastifyReply {

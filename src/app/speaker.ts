@@ -43,16 +43,19 @@ export type * from './speaker/settings.ts'
 export type { Bfd, Clock, Log, LogFields, Metrics, Random, Transport } from '../lib/ports.ts'
 export type {
   Advertisement,
+  AdvertisedRoute,
   AttributesView,
   ExplainedPath,
   Explanation,
   FilteredRoute,
+  PageQuery,
   PathSource,
   PathView,
   PeerSnapshot,
   PeerStateChange,
   PolicySet,
   RouteFilter,
+  RoutePage,
   RouteUpdate,
   SpeakerSnapshot,
   StateWord,
@@ -315,6 +318,25 @@ export class BgpSpeaker {
   *advertised(key: string, family: Family): Iterable<{ prefix: Prefix; attributes: bgp.AttributesView }> {
     const slot = this.#slotOf(key)
     if (slot !== undefined) yield* bgp.advertisedTo(this.#rib, slot, family)
+  }
+
+  /** A page of routes in address order; a generator, so that a long table can be looked through in slices. */
+  page(query: Omit<bgp.PageQuery, 'slot'> & { readonly peer?: string }): Generator<undefined, bgp.RoutePage> {
+    const { peer, ...rest } = query
+    const slot = peer === undefined ? undefined : this.#slotOf(peer)
+    return bgp.pageOf(this.#rib, { ...rest, ...(slot !== undefined && { slot }) })
+  }
+
+  /** Why paths of these peers are refused, by peer key and reason, how often; in slices as `page`. */
+  *refused(peers: readonly string[]): Generator<undefined, Map<string, Readonly<Record<string, number>>>> {
+    const keys = new Map(
+      peers.flatMap(key => {
+        const slot = this.#slotOf(key)
+        return slot === undefined ? [] : [[slot, key] as const]
+      }),
+    )
+    const found = yield* bgp.refusedFrom(this.#rib, [...keys.keys()])
+    return new Map([...found].map(([slot, reasons]) => [keys.get(slot)!, reasons]))
   }
 
   /** The interface on which a link-local address is a peer's; undefined: it is none of ours. */
