@@ -497,6 +497,18 @@ function tunnelCases(world: () => KernelWorld, { link, set, remove, under }: Rou
       deepEqual(shown(await under(c.to)), shown([over]))
       allOk(await remove(over))
 
+      // From the host's address to the tunnel: IPv6 wants the other end on the tunnel before it is a gateway there.
+      const byHost = route(c.to, { hops: [{ via: Ip.of(c.peer.outer), link: lower }] })
+      allOk(await set(byHost))
+      const codes = (await set(over)).map(outcome => (outcome.ok ? 'ok' : outcome.code))
+      deepEqual(codes, [c.family === 4 ? 'ok' : 'EINVAL'])
+      const end = route(Ip.of(c.peer.inner).toPrefix().key, { hops: [{ link: anew.index }] })
+      allOk(await set(end, over))
+      deepEqual(shown(await under(c.to)), shown([over, end]))
+      allOk(await set(byHost))
+      allOk(await remove(end, byHost))
+      deepEqual(await under(c.to), [])
+
       for (const _ of [1, 2]) allOk(await kernel.changeNeighbours(moved.map(one => ({ kind: 'remove', entry: one }))))
       deepEqual(await kernel.neighbours(anew.index), [])
       for (const _ of [1, 2]) allOk(await kernel.changeAddresses([{ kind: 'remove', link: anew.index, address }]))

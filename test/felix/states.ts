@@ -160,7 +160,7 @@ function routeText({ target, metric, protocol, source }: WantedRoute): string {
       : target.kind === 'blackhole'
         ? 'blackhole'
         : target.kind === 'tunnel'
-          ? `${target.tunnel} ${target.via.key}`
+          ? `${target.tunnel} ${target.via?.key ?? 'itself'}`
           : `via ${target.nextHops.join()}${target.zone === undefined ? '' : `%${target.zone}`}`
   return [
     to,

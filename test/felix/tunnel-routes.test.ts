@@ -28,7 +28,10 @@ const blocks = [
   block('fd48::1:0/122', {}, 'node-b'),
   block('fd48::2:0/122', {}, 'node-c'),
 ]
+/** The other ends: in IPv6 they have routes of their own. */
+const ends = { 'fd48::1:0/128': 'vxlan itself', 'fd48::2:0/128': 'vxlan itself' }
 const byTunnel = {
+  ...ends,
   '10.48.1.0/26': 'vxlan 10.48.1.0',
   '10.48.2.0/26': 'vxlan 10.48.2.0',
   'fd48::1:0/122': 'vxlan fd48::1:0',
@@ -113,7 +116,12 @@ const lists: Record<string, readonly State[]> = {
         block('10.48.1.0/26', { '10.48.1.5': 'node-a', '10.48.1.6': 'node-c', '10.48.1.7': 'node-b' }, 'node-b'),
         pod('x', { ips: ['10.48.1.5'] }),
       ],
-      routes: { '10.48.1.0/26': 'vxlan 10.48.1.0', '10.48.1.5/32': 'pod calix', '10.48.1.6/32': 'vxlan 10.48.2.0' },
+      routes: {
+        ...ends,
+        '10.48.1.0/26': 'vxlan 10.48.1.0',
+        '10.48.1.5/32': 'pod calix',
+        '10.48.1.6/32': 'vxlan 10.48.2.0',
+      },
       endpoints: { calix: 'default/x 10.48.1.5/32' },
     },
     {
@@ -124,7 +132,18 @@ const lists: Record<string, readonly State[]> = {
         block('10.48.0.0/26', { '10.48.0.9': 'node-b', '10.48.0.8': 'node-a' }, 'node-a'),
         block('fd48::5:0/122', { 'fd48::5:1': 'node-c' }, 'nobody'),
       ],
-      routes: { '10.48.0.9/32': 'via 10.0.1.2', 'fd48::5:1/128': 'vxlan fd48::2:0' },
+      routes: { ...ends, '10.48.0.9/32': 'via 10.0.1.2', 'fd48::5:1/128': 'vxlan fd48::2:0' },
+    },
+    {
+      name: 'another end in a block that is not its host’s',
+      objects: [
+        hosts[0]!,
+        node('node-b', '10.0.1.2/24', 'fd00:1::2/64', ready('10.48.2.9', 'fd48::2:9')),
+        ...vxlan('Always'),
+        block('10.48.2.0/26', { '10.48.2.9': 'node-b' }, 'node-c'),
+        block('fd48::2:0/122', { 'fd48::2:9': 'node-b' }, 'node-c'),
+      ],
+      routes: { '10.48.2.9/32': 'vxlan itself', 'fd48::2:9/128': 'vxlan itself' },
     },
   ],
   'tunnels that are not there yet': [

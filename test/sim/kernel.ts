@@ -508,12 +508,22 @@ export class SimKernel implements Kernel {
       const link = [...this.#links.values()].find(one => one.index === hop.link)
       if (hop.link !== undefined && !link) return refused('ENODEV', 'no such device')
       if (link && !link.up) return refused('ENETDOWN', 'device for nexthop is not up')
+      if (hop.via?.family === 6 && hop.onlink && link && this.#isElsewhere(hop.via, link))
+        return refused('EINVAL', 'Nexthop has invalid gateway or device mismatch')
       if (hop.via && !this.#reaches(hop.via, link, hop.onlink === true))
         return hop.via.family === 4
           ? refused('ENETUNREACH', 'Nexthop has invalid gateway')
           : refused('EHOSTUNREACH', 'Gateway can not be reached')
     }
     return undefined
+  }
+
+  /** IPv6 minds a gateway, `onlink` or not, that a route of this table leads to by another device. */
+  #isElsewhere(via: Ip, link: Link): boolean {
+    const route = this.lookup(via)
+    if (!route || route.table !== mainTable || route.prefix.length === 0) return false
+    if (route.kind === 'unicast') return route.nextHops.every(hop => hop.link !== link.index)
+    return false
   }
 
   #reaches(via: Ip, link: Link | undefined, onlink: boolean): boolean {

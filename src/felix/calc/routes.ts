@@ -29,7 +29,7 @@ export type RouteTarget =
   | { readonly kind: 'pod'; readonly link: string }
   | { readonly kind: 'blackhole' }
   | { readonly kind: 'gateways'; readonly nextHops: readonly Ip[]; readonly zone?: string }
-  | { readonly kind: 'tunnel'; readonly tunnel: 'vxlan' | 'ipip'; readonly via: Ip }
+  | { readonly kind: 'tunnel'; readonly tunnel: 'vxlan' | 'ipip'; readonly via?: Ip }
 
 export interface WantedRoute {
   readonly prefix: Prefix
@@ -276,7 +276,7 @@ function sameRoute(a: WantedRoute, b: WantedRoute): boolean {
 function sameTarget(a: RouteTarget, b: RouteTarget): boolean {
   if (a.kind === 'pod') return b.kind === 'pod' && a.link === b.link
   if (a.kind === 'blackhole') return b.kind === 'blackhole'
-  if (a.kind === 'tunnel') return b.kind === 'tunnel' && a.tunnel === b.tunnel && a.via.equals(b.via)
+  if (a.kind === 'tunnel') return b.kind === 'tunnel' && a.tunnel === b.tunnel && a.via?.key === b.via?.key
   if (b.kind !== 'gateways' || a.zone !== b.zone || a.nextHops.length !== b.nextHops.length) return false
   return a.nextHops.every((ip, i) => ip.equals(b.nextHops[i]!))
 }

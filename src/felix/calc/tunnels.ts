@@ -19,6 +19,9 @@
  * (app/tunnels.ts). Until then the route is by the host address where that is in our subnet, else `waiting`: then what BGP
  * has for this very prefix may stand in. That is what lets a pool change its mode under traffic.
  *
+ * In IPv6 each other end has a route of its own as well: the kernel takes no gateway on the tunnel, `onlink` or not, while
+ * another route says that this address is elsewhere, which the block's route to the host's address does.
+ *
  * Pure and incremental: a record marks the prefixes it concerns, `flush` decides those. Contract §3.5, §4.9, §5.5.
  */
 
@@ -29,7 +32,12 @@ import type { AllocationBlock, IPPool, Node } from '../../model/index.ts'
 /** How to reach a prefix of another host; `waiting`: the store owns it and cannot say yet. */
 export type StoreTarget =
   | { readonly kind: 'gateways'; readonly nextHops: readonly Ip[] }
-  | { readonly kind: 'tunnel'; readonly tunnel: 'vxlan' | 'ipip'; readonly via: Ip }
+  | {
+      readonly kind: 'tunnel'
+      readonly tunnel: 'vxlan' | 'ipip'
+      /** Undefined: the prefix is the other end itself. */
+      readonly via?: Ip
+    }
   | 'waiting'
 
 /** This host's end of a tunnel. */
@@ -118,6 +126,8 @@ export class Tunnels {
   readonly #byNode = new Map<string, Map<string, Prefix>>()
   readonly #marked = new Map<string, Prefix>()
   readonly #waiting = new Map<string, Prefix>()
+  /** Other nodes' published IPv6 tunnel addresses. */
+  readonly #gateways = new Map<string, string>()
   #markedAll = false
   #planChanged = true
 
@@ -150,6 +160,7 @@ export class Tunnels {
     const ranges = [before?.prefix, prefix].filter(range => range !== undefined)
     for (const { prefix: held } of this.#holdings.values())
       if (ranges.some(range => range.contains(held))) this.#mark(held)
+    for (const { vxlan } of this.#hosts.values()) if (vxlan[6]?.address) this.#mark(vxlan[6].address.toPrefix())
   }
 
   node(name: string, node: Node | undefined): void {
@@ -160,6 +171,10 @@ export class Tunnels {
     if (host) this.#hosts.set(name, host)
     else this.#hosts.delete(name)
     this.#planChanged = true
+    const gateways = [before?.vxlan[6]?.address, host?.vxlan[6]?.address].map(ip => ip?.toPrefix())
+    if (gateways[0] && this.#gateways.get(gateways[0].key) === name) this.#gateways.delete(gateways[0].key)
+    if (gateways[1] && name !== this.#node) this.#gateways.set(gateways[1].key, name)
+    for (const prefix of gateways) if (prefix) this.#mark(prefix)
     if (name === this.#node) this.#markedAll = true
     else for (const prefix of this.#byNode.get(name)?.values() ?? []) this.#mark(prefix)
   }
@@ -187,7 +202,10 @@ export class Tunnels {
 
   /** Tells the target of every prefix whose facts changed, and the plan when it is another one. */
   flush(tell: (prefix: Prefix, target: StoreTarget | undefined) => void): TunnelPlan | undefined {
-    if (this.#markedAll) for (const { prefix } of this.#holdings.values()) this.#mark(prefix)
+    if (this.#markedAll) {
+      for (const { prefix } of this.#holdings.values()) this.#mark(prefix)
+      for (const key of this.#gateways.keys()) this.#mark(Prefix.of(key))
+    }
     this.#markedAll = false
     for (const [key, prefix] of this.#marked) {
       const target = this.#decide(prefix)
@@ -234,10 +252,10 @@ export class Tunnels {
   // ---------------------------------------------------------------------------------------------------------- deciding
 
   #decide(prefix: Prefix): StoreTarget | undefined {
+    const { family } = prefix
     const holding = this.#holdings.get(prefix.key)
     const pool = this.#poolOf(prefix)
-    if (!holding || !pool) return undefined
-    const { family } = prefix
+    if (!holding || !pool) return holding ? undefined : this.#decideGateway(prefix)
     const mode = this.#modeOf(pool)
     const outer = this.#hosts.get(holding.node)?.ip[family]
     if (!outer || mode.kind === 'bgp') return undefined
@@ -247,7 +265,20 @@ export class Tunnels {
     if (near && mode.crossSubnet) return direct
     if (!this.#isReady(this.#node, prefix) || !this.#isReady(holding.node, prefix)) return near ? direct : 'waiting'
     const via = mode.kind === 'ipip' ? outer : this.#hosts.get(holding.node)?.vxlan[family]?.address
-    return via ? { kind: 'tunnel', tunnel: mode.kind, via } : 'waiting'
+    if (!via) return 'waiting'
+    return via.equals(prefix.ip) && prefix.isHost()
+      ? { kind: 'tunnel', tunnel: mode.kind }
+      : { kind: 'tunnel', tunnel: mode.kind, via }
+  }
+
+  #decideGateway(prefix: Prefix): StoreTarget | undefined {
+    const name = this.#gateways.get(prefix.key)
+    const isReady = (node: string): boolean => {
+      const { ip, vxlan } = this.#hosts.get(node) ?? {}
+      return ip?.[6] !== undefined && vxlan?.[6]?.address !== undefined
+    }
+    if (name === undefined || !this.#wants('vxlan', 6) || !isReady(name) || !isReady(this.#node)) return undefined
+    return { kind: 'tunnel', tunnel: 'vxlan' }
   }
 
   /** Has this node published its end of the tunnel that the prefix's pool uses? */

@@ -32,7 +32,7 @@ export interface DesiredRoute {
     | { readonly kind: 'pod'; readonly link: string }
     | { readonly kind: 'blackhole' }
     | { readonly kind: 'gateways'; readonly nextHops: readonly Ip[]; readonly zone?: string }
-    | { readonly kind: 'tunnel'; readonly tunnel: 'vxlan' | 'ipip'; readonly via: Ip }
+    | { readonly kind: 'tunnel'; readonly tunnel: 'vxlan' | 'ipip'; readonly via?: Ip }
   readonly metric: number
   readonly protocol: number
   readonly source?: Ip
@@ -290,6 +290,8 @@ export class Routes {
     for (const [key, route] of set)
       if (this.#known.has(route.prefix.family) && this.#maySet(key, route, isPoliced))
         changes.push({ kind: 'set', route })
+    // The kernel takes a gateway only where a route already leads to it.
+    changes.sort((a, b) => Number(hasGateway(a.route)) - Number(hasGateway(b.route)))
     for (const route of remove.values())
       if (this.#known.has(route.prefix.family) && this.#mayRemove(route, sweepLearned))
         changes.push({ kind: 'remove', route })
@@ -361,11 +363,11 @@ export class Routes {
         return found.hops ? { hops: found.hops } : { why: found.why }
       }
       case 'tunnel': {
-        // The other end is reached through the tunnel alone: no subnet of ours leads to it.
         const name = tunnelDevice(target.tunnel, prefix.family)
         const link = this.#hops.link(name)
         if (!link?.up) return { why: `tunnel device ${name} is not up` }
-        return { hops: [{ via: target.via, link: link.index, onlink: true }] }
+        // The other end is reached through the tunnel alone: no subnet of ours leads to it.
+        return { hops: [target.via ? { via: target.via, link: link.index, onlink: true } : { link: link.index }] }
       }
     }
   }
@@ -569,11 +571,19 @@ function kernelRoute(
     table: mainTable,
     protocol,
     metric,
-    // Only IPv4 has scopes. A pod is on its link; without this the kernel would look for a gateway.
-    scope: prefix.family === 4 && target.kind === 'pod' ? 'link' : 'universe',
+    // Only IPv4 has scopes. A pod is on its link, another end on the tunnel; without this the kernel would look for a gateway.
+    scope: prefix.family === 4 && isDirect(target) ? 'link' : 'universe',
     nextHops: [...hops].sort(compareHops),
     ...(source ? { source } : {}),
   }
+}
+
+function isDirect(target: DesiredRoute['target']): boolean {
+  return target.kind === 'pod' || (target.kind === 'tunnel' && !target.via)
+}
+
+function hasGateway({ nextHops }: KernelRoute): boolean {
+  return nextHops.some(({ via }) => via !== undefined)
 }
 
 function keyOf({ prefix, metric }: KernelRoute): string {
