@@ -211,6 +211,11 @@ export class Speaker {
     this.#rib.nextHopReachable(ip, reachable)
   }
 
+  /** How far away a next hop is, for choosing between routes that are alike up to there; 0 until told. */
+  nextHopCost(ip: Ip, cost: number): void {
+    this.#rib.nextHopCost?.(ip, cost)
+  }
+
   /** BFD lost the path to a peer; `independent`: its packets do not come from the peer's control plane (C bit). */
   pathDown(key: string, independent: boolean): void {
     this.#peers.get(key)?.pathDown(independent)

@@ -18,6 +18,21 @@ export type NextHopMode = 'auto' | 'self' | 'keep'
 /** `full`: restarting and helping; `helper`: keep a restarting peer's routes, do not ask for it; `off`. */
 export type GracefulRestartMode = 'full' | 'helper' | 'off'
 
+/** Capabilities a peer can be asked to have. */
+export type CapabilityName =
+  | 'ipv4'
+  | 'ipv6'
+  | 'as4'
+  | 'route-refresh'
+  | 'enhanced-refresh'
+  | 'extended-message'
+  | 'extended-next-hop'
+  | 'graceful-restart'
+  | 'add-path'
+
+/** Ours towards the peer (RFC 9234 §4): as `provider` we have a customer there. */
+export type Role = 'provider' | 'rs' | 'rs-client' | 'customer' | 'peer'
+
 export interface PeerConfig {
   /** Stable identity: `address[%zone][:port]`. Same key, same session. */
   readonly key: string
@@ -28,7 +43,16 @@ export interface PeerConfig {
   readonly zone?: string
   readonly port: number
   readonly remoteAs: number
+  /** AS numbers accepted instead of `remoteAs`, which is then only a word for views. */
+  readonly acceptAs?: readonly number[] | 'any' | 'internal' | 'external'
   readonly localAs: number
+  /**
+   * Where `localAs` is not the speaker's own: `replace` (default): the peer sees it alone; `prepend`: it stands in front of
+   * our own in what we send, and in front of the peer's in what we use.
+   */
+  readonly localAsMode?: 'replace' | 'prepend'
+  /** A peer that refuses `localAs` gets the speaker's own AS number at the next attempt, and so on in turns. */
+  readonly dualAs?: boolean
   /** We reflect for this peer (RFC 4456). Only iBGP. */
   readonly client: boolean
   readonly families: readonly Family[]
@@ -40,12 +64,33 @@ export interface PeerConfig {
   /** GTSM: hops allowed (1: directly connected). */
   readonly ttlSecurity?: number
   readonly holdSeconds: number
+  /** A peer that offers less (other than 0) is refused. */
+  readonly leastHoldSeconds?: number
   readonly keepaliveSeconds?: number
   readonly connectRetrySeconds: number
+  /** RFC 4271 §8.1.1 DelayOpen: wait for the peer's OPEN before ours; default 0. */
+  readonly delayOpenSeconds?: number
+  /** RFC 4271 §9.2.1.1 MinRouteAdvertisementInterval: between two bursts of UPDATEs; default 0. */
+  readonly advertisementSeconds?: number
+  /** `none`: an OPEN as of 1995; `fallback`: that, once the peer has refused ours for its options; default `all`. */
+  readonly capabilities?: 'all' | 'fallback' | 'none'
+  /** Without these the peer is refused (2/7). */
+  readonly requireCapabilities?: readonly CapabilityName[]
+  /** RFC 9234; eBGP only. `strict`: the peer must say its role too. */
+  readonly role?: Role
+  readonly strictRole?: boolean
   readonly gracefulRestart: GracefulRestartMode
   readonly restartSeconds: number
   readonly nextHopMode: NextHopMode
   readonly allowOwnAs: number
+  /** eBGP: the path must begin with the peer's AS (RFC 4271 §6.3); default true. Off towards route servers. */
+  readonly enforceFirstAs?: boolean
+  /** eBGP: ours instead of the peer's AS in paths we send it, for sites that share a number. */
+  readonly asOverride?: boolean
+  /** eBGP: private AS numbers are taken out of paths we send (RFC 6996). */
+  readonly removePrivateAs?: boolean
+  /** The peer is sent a default route of ours per family, whatever is in the table and whatever its export policy says. */
+  readonly originateDefault?: boolean
   /** Several paths per prefix, both ways, where the peer does it too (RFC 7911). */
   readonly addPath: boolean
   /** Paths per prefix to send then; default 8. */
@@ -210,6 +255,12 @@ export interface RibPeer {
   readonly enforceFirstAs?: boolean
   /** eBGP: routes with the peer's AS in the path are not sent to it; default true. */
   readonly senderSideLoop?: boolean
+  /** As in `PeerConfig`. */
+  readonly localAsMode?: 'replace' | 'prepend'
+  readonly asOverride?: boolean
+  readonly removePrivateAs?: boolean
+  readonly originateDefault?: boolean
+  readonly role?: Role
   readonly importPolicy: Policy
   readonly exportPolicy: Policy
 }
@@ -301,6 +352,8 @@ export interface RibPort {
   deferSelection(family: Family, deferred: boolean): void
   /** Which next hops can be reached; unknown ones count as reachable until told. */
   nextHopReachable(ip: Ip, reachable: boolean): void
+  /** How far away a next hop is (step 9 of the decision); 0 until told. */
+  nextHopCost?(ip: Ip, cost: number): void
   /** Works for at most `budgetMs`: decides, fills the update groups. True: more to do. */
   step(budgetMs: number): boolean
   /** Best-route changes since the last call, each prefix once; at most `limit` of them, the rest next time. */

@@ -14,6 +14,7 @@ const session: Session = {
   identifier: 1,
   remoteAs: 65001,
   kind: 'ebgp',
+  localAs: 64512,
   families: [4],
   holdSeconds: 90,
   keepaliveSeconds: 30,

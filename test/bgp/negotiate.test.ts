@@ -54,6 +54,56 @@ describe('refused', () => {
     { name: 'hold time 1', rfc: '4271 §6.2', open: theirs({ holdSeconds: 1 }), want: '2/6 ' },
     { name: 'hold time 2', rfc: '4271 §6.2', open: theirs({ holdSeconds: 2 }), want: '2/6 ' },
     {
+      name: 'a hold time below what is configured',
+      rfc: '4271 §6.2',
+      open: theirs({ holdSeconds: 8 }),
+      peer: { leastHoldSeconds: 9 },
+      want: '2/6 ',
+    },
+    {
+      name: 'an AS that is not in the list',
+      rfc: '4271 §6.2',
+      open: theirs({ as2: 65003 }),
+      peer: { acceptAs: [65001, 65002] },
+      want: '2/2 ',
+    },
+    {
+      name: 'our own AS where only others may come',
+      rfc: '4271 §6.2',
+      open: theirs({ as2: 64512 }),
+      peer: { acceptAs: 'external' },
+      want: '2/2 ',
+    },
+    { name: 'AS 0 where any may come', rfc: '7607', open: theirs({ as2: 0 }), peer: { acceptAs: 'any' }, want: '2/2 ' },
+    {
+      name: 'a capability that is required is missing: the data names it',
+      rfc: '5492 §5',
+      open: theirs({}, { routeRefresh: true, as4: 65001 }),
+      peer: { requireCapabilities: ['as4', 'route-refresh', 'enhanced-refresh', 'add-path'], addPath: true },
+      want: '2/7 450800010103000201034600',
+    },
+    {
+      name: 'IPv6 is required',
+      rfc: '5492 §5',
+      open: theirs({}, { families: [4] }),
+      peer: { requireCapabilities: ['ipv6'] },
+      want: '2/7 010400020001',
+    },
+    {
+      name: 'a provider opposite a provider',
+      rfc: '9234 §4.2',
+      open: theirs({}, { role: 0 }),
+      peer: { role: 'provider' },
+      want: '2/11 ',
+    },
+    {
+      name: 'no role, strict',
+      rfc: '9234 §4.2',
+      open: theirs(),
+      peer: { role: 'peer', strictRole: true },
+      want: '2/11 ',
+    },
+    {
       name: 'no common family',
       rfc: '5492 §5',
       open: theirs({}, { families: [4] }),
@@ -85,6 +135,49 @@ describe('agreed', () => {
     can?: Abilities
     want: Partial<Session>
   }[] = [
+    {
+      name: 'any AS: what it says decides what kind of peer it is',
+      rfc: '4271 §4.2',
+      open: theirs({ as2: 64512 }),
+      peer: { acceptAs: 'any', client: true },
+      want: { remoteAs: 64512, kind: 'ibgp' },
+    },
+    {
+      name: 'an AS in the list',
+      rfc: '4271 §4.2',
+      open: theirs({ as2: 65002 }),
+      peer: { acceptAs: [65001, 65002] },
+      want: { remoteAs: 65002, kind: 'ebgp' },
+    },
+    {
+      name: 'our own AS where only it may come',
+      rfc: '4271 §4.2',
+      open: theirs({ as2: 64512 }),
+      peer: { acceptAs: 'internal' },
+      want: { kind: 'ibgp' },
+    },
+    {
+      name: 'an OPEN of ours without capabilities means IPv4 and two octets',
+      rfc: '4760 §8',
+      open: theirs(
+        {},
+        {
+          families: [4, 6],
+          as4: 65001,
+          gracefulRestart: { restarted: false, notification: true, seconds: 9, families: [] },
+        },
+      ),
+      peer: { capabilities: 'none' },
+      want: { families: [4], as4: false, restartAfterNotification: false, maxMessageOctets: 4096 },
+    },
+    {
+      name: 'a provider opposite a customer',
+      rfc: '9234 §4.2',
+      open: theirs({}, { role: 3 }),
+      peer: { role: 'provider' },
+      want: { kind: 'ebgp' },
+    },
+    { name: 'no role, not strict', rfc: '9234 §4.2', open: theirs(), peer: { role: 'peer' }, want: { kind: 'ebgp' } },
     {
       name: 'our identifier over eBGP',
       rfc: '6286 §2.2',

@@ -28,6 +28,7 @@ function session(gracefulRestart: GracefulRestart | undefined, families: readonl
     identifier: 2,
     remoteAs: 64512,
     kind: 'ibgp',
+    localAs: 64512,
     families,
     holdSeconds: 90,
     keepaliveSeconds: 30,

@@ -547,3 +547,81 @@ describe('hostile and slow', () => {
     expect(p.a.peer.record.lastReceived).toMatchObject({ code: 6 })
   })
 })
+
+describe('options of single peers', () => {
+  test('capabilityFallback: a peer that refuses our options is met without them (RFC 5492 §3)', () => {
+    const asks = (capabilities: PeerConfig['capabilities']): Pair =>
+      pair({
+        a: { ...(capabilities && { capabilities }), connectRetrySeconds: 1 },
+        b: { requireCapabilities: ['add-path'], passive: true },
+      })
+    const stubborn = asks(undefined)
+    const yielding = asks('fallback')
+    for (const p of [stubborn, yielding]) {
+      p.a.peer.start()
+      p.b.peer.start()
+      p.clock.pass(3000)
+      expect(p.a.peer.record.lastReceived).toMatchObject({ code: 2, subcode: 7 })
+      p.b.peer.configure(peerConfig('10.0.0.1', { passive: true }))
+      p.clock.pass(120_000)
+      expect(connected(p)).toBe(true)
+    }
+    expect(stubborn.a.peer.session).toMatchObject({ as4: true, families: [4, 6] })
+    expect(yielding.a.peer.session).toMatchObject({ as4: false, families: [4] })
+    expect(yielding.b.peer.session).toMatchObject({ as4: false, families: [4] })
+  })
+
+  test('dual AS: refused with one number, we come with the other (RFC 7705 §4)', () => {
+    const p = pair({
+      a: { localAs: 64999, dualAs: true, remoteAs: 65001, connectRetrySeconds: 1 },
+      b: { localAs: 65001, remoteAs: 64512, passive: true },
+    })
+    p.a.peer.start()
+    p.b.peer.start()
+    p.clock.pass(60_000)
+    expect(connected(p)).toBe(true)
+    expect(p.a.rib.peers.get(0)).toMatchObject({ localAs: 64512, remoteAs: 65001, kind: 'ebgp' })
+  })
+
+  test('without dual AS it stays refused, and says which number', () => {
+    const p = pair({ a: { localAs: 64999, remoteAs: 65001 }, b: { localAs: 65001, remoteAs: 64512, passive: true } })
+    p.a.peer.start()
+    p.b.peer.start()
+    p.clock.pass(60_000)
+    expect(p.a.peer.record.cause).toEqual({ code: 'our-as-refused', text: 'refuses our AS 64999' })
+  })
+
+  test('MinRouteAdvertisementInterval: bursts of UPDATEs keep their distance, KEEPALIVEs do not (RFC 4271 §9.2.1.1)', () => {
+    const p = pair({ a: { advertisementSeconds: 20, holdSeconds: 9 } })
+    p.a.peer.start()
+    p.b.peer.start()
+    p.clock.pass(30_000)
+    const heard: number[] = []
+    for (let second = 0; second < 60; second++) {
+      p.a.rib.queue(0, 1, 30)
+      const before = p.b.peer.record.received[2]!
+      p.clock.pass(1000)
+      if (p.b.peer.record.received[2]! > before) heard.push(second)
+    }
+    expect(connected(p)).toBe(true)
+    expect(heard.length).toBeGreaterThanOrEqual(3)
+    expect(heard.length).toBeLessThanOrEqual(5)
+    p.clock.pass(20_000)
+    expect(p.b.rib.received).toBe(62)
+  })
+
+  test('DelayOpen: the other OPEN comes first (RFC 4271 §8.1.1, event 20)', () => {
+    const p = pair({ a: { delayOpenSeconds: 5 }, b: { passive: true } })
+    p.a.peer.start()
+    p.b.peer.start()
+    p.clock.pass(2000)
+    expect(connected(p)).toBe(true)
+    const q = pair({ a: { delayOpenSeconds: 5 }, b: { delayOpenSeconds: 60, passive: true } })
+    q.a.peer.start()
+    q.b.peer.start()
+    q.clock.pass(3000)
+    expect(connected(q)).toBe(false)
+    q.clock.pass(3000)
+    expect(connected(q)).toBe(true)
+  })
+})

@@ -29,6 +29,7 @@ export const mark = {
   originator: 64,
   med: 128,
   localPref: 256,
+  otc: 512,
 } as const
 
 export const defaultLocalPref = 100
@@ -295,6 +296,9 @@ export class AttributeSets {
         case code.clusterList:
           this.clusterLength[set] = (next - value) >> 2
           break
+        case code.otc:
+          marks |= mark.otc
+          break
       }
       at = next
     }
@@ -431,6 +435,19 @@ export class NextHops {
     const id = known >= 0 ? known : this.#add(a, b, c, d, ip.family === 4 ? 32 : 128)
     this.unreachable[id] = 1
     this.#refs[id]!++
+    return true
+  }
+
+  /** True when this changed what was known. A cost other than 0 is remembered although nobody uses the next hop. */
+  tellCost(ip: Ip, cost: number): boolean {
+    const known = this.find(ip)
+    const before = known < 0 ? 0 : this.cost[known]!
+    if (before === cost) return false
+    const id = this.holdIp(ip)
+    this.cost[id] = cost
+    // One reference stands for all costs but 0.
+    if (before !== 0) this.release(id)
+    if (cost === 0) this.release(id)
     return true
   }
 

@@ -17,13 +17,13 @@
  */
 
 import type { Family, Ip, Prefix } from '../../lib/ip.ts'
-import type { PathSource } from '../types.ts'
+import type { PathSource, Role } from '../types.ts'
 import { encodedBound, putAttributes } from '../wire/attribute-writer.ts'
 import { type AttributeSets, mark } from './attribute-sets.ts'
 import { grown, type Nets } from './columns.ts'
 import type { CompiledPolicy, Subject, Verdict } from './policy.ts'
 import { drop, Edit, keep, rewrite } from './rewrite.ts'
-import { kind } from './sources.ts'
+import { kind, local } from './sources.ts'
 
 /** Why a route is not sent, as negative answers of an exporter. */
 export const withheld = {
@@ -34,6 +34,7 @@ export const withheld = {
   policy: -5,
   tooLarge: -6,
   leaving: -7,
+  leak: -8,
 } as const
 
 export const withheldReasons: Readonly<Record<number, string>> = {
@@ -44,6 +45,7 @@ export const withheldReasons: Readonly<Record<number, string>> = {
   [withheld.policy]: 'export policy',
   [withheld.tooLarge]: 'attributes do not fit a message of this peer',
   [withheld.leaving]: 'we are leaving',
+  [withheld.leak]: 'only for customers (OTC)',
 }
 
 /** RFC 8326 §3: whoever hears it by eBGP makes it LOCAL_PREF 0. */
@@ -54,6 +56,14 @@ export interface ExportTerms {
   readonly family: Family
   readonly kind: 'ebgp' | 'ibgp' | 'client'
   readonly localAs: number
+  /** What stands before a path that leaves our AS. */
+  readonly prepend: readonly number[]
+  /** The peer's AS in paths, which ours replaces; 0: it stays. */
+  readonly overriddenAs: number
+  readonly removePrivateAs: boolean
+  readonly role: Role | undefined
+  /** A default route of our own is sent whatever the table says. */
+  readonly originateDefault: boolean
   readonly as4: boolean
   readonly maxMessageOctets: number
   readonly extendedNextHop: boolean
@@ -72,6 +82,13 @@ export interface Origin {
   readonly identifier: number
   readonly from: PathSource
 }
+
+/** RFC 9234 §5, by our role: peers that are customers, peers or route server clients, and those that are above or beside. */
+const downwards: ReadonlySet<Role | undefined> = new Set<Role | undefined>(['provider', 'peer', 'rs'])
+const upwards: ReadonlySet<Role | undefined> = new Set<Role | undefined>(['customer', 'peer', 'rs-client'])
+
+const asIs: Verdict = { accepted: true, rule: undefined, nextHop: undefined, applied: 0 }
+const ours: Origin = { source: local, kind: kind.local, identifier: 0, from: 'local' }
 
 export class Exporter {
   readonly terms: ExportTerms
@@ -129,6 +146,13 @@ export class Exporter {
     return answer
   }
 
+  /** The set of a route of our own that no policy is asked about, or a negative reason. No reference is taken. */
+  own(set: number): number {
+    this.#edit.reset()
+    this.#verdict = asIs
+    return this.#rewritten(set, ours)
+  }
+
   /** As `out`, without the memory. */
   compute(set: number, origin: Origin, nets: Nets, net: number): number {
     const refused = this.#judge(set, origin, nets, net)
@@ -149,6 +173,7 @@ export class Exporter {
     if (origin.kind === kind.ibgp && terms.kind === 'ibgp') return withheld.ibgpToIbgp
     if (marks & mark.noAdvertise) return withheld.noAdvertise
     if (terms.kind === 'ebgp' && marks & (mark.noExport | mark.noExportSubconfed)) return withheld.noExport
+    if (upwards.has(terms.role) && marks & mark.otc) return withheld.leak
     this.#edit.reset()
     const subject = this.#subject
     subject.set = set
@@ -188,7 +213,14 @@ export class Exporter {
     edit.localPref = drop
     // A MED received is for us; one of our own or set by policy is for them (RFC 4271 §5.1.4).
     if (edit.med === keep && from !== kind.local) edit.med = drop
-    edit.prepend.unshift(this.terms.localAs)
+    edit.prepend.unshift(...this.terms.prepend)
+    edit.publicOnly = this.terms.removePrivateAs
+    if (this.terms.overriddenAs !== 0) {
+      edit.replacedAs = this.terms.overriddenAs
+      edit.replacingAs = this.terms.localAs
+    }
+    // RFC 9234 §5: what goes down or aside is marked, so that nobody hands it up again.
+    if (downwards.has(this.terms.role)) edit.otc = this.terms.localAs
   }
 
   /** Spec 9.2. False: there is none to send. */

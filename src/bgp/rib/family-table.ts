@@ -19,6 +19,7 @@ import { IntQueue, netFlag, Nets, Paths } from './columns.ts'
 import { type Candidates, decide, equalPaths, rankPaths } from './decide.ts'
 import type { Origin } from './export.ts'
 import type { Outgoing, UpdateGroup } from './outbox.ts'
+import { Edit, localSet } from './rewrite.ts'
 import { chore, local, slotOf, type Sources } from './sources.ts'
 
 /** What the table asks of its owner. */
@@ -205,6 +206,11 @@ export class FamilyTable implements Candidates, Outgoing {
       if (group.entries) group.flush(several!, count)
       else if (some > 0) group.flush(changed, some)
     for (let i = 0; i < some; i++) if (nets.first[changed[i]!]! < 0) this.released(changed[i]!)
+  }
+
+  defaultSet(): number {
+    edit.reset()
+    return localSet(this.sets, noTag, edit)
   }
 
   ranked(net: number, out: number[]): void {
@@ -419,3 +425,6 @@ export class FamilyTable implements Candidates, Outgoing {
 /** Answers of `originOf`: one at a time. */
 const origin: { -readonly [K in keyof Origin]: Origin[K] } = { source: 0, kind: 0, identifier: 0, from: 'local' }
 const together: number[] = []
+const edit = new Edit()
+/** A tag that no origination has. */
+const noTag = 0xffff

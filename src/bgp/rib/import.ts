@@ -6,7 +6,7 @@
  * views can say why.
  *
  * RFC 4271 §9.1.2 (own AS), §5.1.3 (own next hop); RFC 4456 §8 (both loops on every iBGP import); RFC 8326 §4 (a route
- * that announces its shutdown gets LOCAL_PREF 0); RFC 1122 §3.2.1.3, RFC 4291 §2 for prefixes that are not routable.
+ * that announces its shutdown gets LOCAL_PREF 0); RFC 9234 §5; RFC 1122 §3.2.1.3, RFC 4291 §2 for prefixes that are not routable.
  */
 
 import type { RibPeer } from '../types.ts'
@@ -46,6 +46,7 @@ export class Importer {
   #rewrittenSerial = 0
   #applied = 0
   #appliedBy: CompiledPolicy | undefined
+  #appliedFor: RibPeer | undefined
 
   constructor(peer: RibPeer, policy: CompiledPolicy, sets: AttributeSets) {
     this.peer = peer
@@ -63,7 +64,9 @@ export class Importer {
     this.why = this.#loopOnce(identity, set)
     if (this.why !== 0) return
     const leaving = peer.kind === 'ebgp' && (sets.marks[set]! & mark.gracefulShutdown) !== 0
-    if (this.policy.acceptsAll && !leaving) return
+    const marked = isFromAbove(peer) && !(sets.marks[set]! & mark.otc)
+    const prepended = peer.localAsMode === 'prepend' && peer.localAs !== identity.localAs
+    if (this.policy.acceptsAll && !leaving && !marked && !prepended) return
     const edit = this.#edit
     edit.reset()
     const subject = this.#subject
@@ -76,6 +79,8 @@ export class Importer {
       return
     }
     if (leaving && edit.localPref === keep) edit.localPref = 0
+    if (marked) edit.otc = peer.remoteAs
+    if (prepended) edit.prepend.push(peer.localAs)
     if (!edit.empty) this.used = this.#rewriteOnce(set, verdict.applied)
   }
 
@@ -94,14 +99,33 @@ export class Importer {
     const sets = this.#sets
     const serial = sets.serial[set]!
     const same = applied >= 0 && this.#rewrittenFrom === serial && this.#applied === applied
-    if (same && this.#appliedBy === this.policy && sets.serial[this.#rewritten] === this.#rewrittenSerial)
+    if (
+      same &&
+      this.#appliedBy === this.policy &&
+      this.#appliedFor === this.peer &&
+      sets.serial[this.#rewritten] === this.#rewrittenSerial
+    )
       return this.#rewritten
     this.#rewritten = rewrite(sets, set, this.#edit)
     this.#rewrittenFrom = serial
     this.#rewrittenSerial = sets.serial[this.#rewritten]!
     this.#applied = applied
     this.#appliedBy = this.policy
+    this.#appliedFor = this.peer
     return this.#rewritten
+  }
+
+  /** RFC 9234 §5: it was handed up, or aside, by somebody who had it from above. */
+  #leaks(set: number): boolean {
+    const { role, remoteAs } = this.peer
+    const sets = this.#sets
+    if (!role || !(sets.marks[set]! & mark.otc)) return false
+    if (role === 'provider' || role === 'rs') return true
+    if (role !== 'peer') return false
+    const bytes = sets.bytesOf(set)
+    const start = sets.startOf(set)
+    const at = findAttribute(bytes, start, start + sets.length[set]!, code.otc)
+    return asPath.u32(bytes, valueAt(bytes, at)) !== remoteAs
   }
 
   #loop(identity: Identity, set: number): number {
@@ -120,7 +144,7 @@ export class Importer {
     }
     const hop = sets.hop[set]!
     if (hop >= 0 && sets.hops.own[hop]) return refusal.ownNextHop
-    if (peer.kind === 'ebgp') return refusal.none
+    if (peer.kind === 'ebgp') return this.#leaks(set) ? refusal.leak : refusal.none
     if (sets.marks[set]! & mark.originator && sets.originator[set] === identity.routerId) return refusal.originator
     if (sets.clusterLength[set] === 0) return refusal.none
     const at = findAttribute(bytes, start, end, code.clusterList)
@@ -129,6 +153,11 @@ export class Importer {
       if (asPath.u32(bytes, p) === identity.clusterId) return refusal.cluster
     return refusal.none
   }
+}
+
+/** RFC 9234 §5: the peer is our provider, our route server or beside us, so what it sends is for our customers alone. */
+function isFromAbove({ role }: RibPeer): boolean {
+  return role === 'customer' || role === 'rs-client' || role === 'peer'
 }
 
 /** Prefixes that cannot be routed to anybody: loopback, multicast, link-local, class E, v4-mapped. */

@@ -71,7 +71,7 @@ export class Originations {
     const known = this.#tags.indexOf(tag)
     if (known >= 0) return known
     // Tags are words of the configuration, not data: a handful.
-    invariant(this.#tags.length < 65536, 'no more than 65536 tags')
+    invariant(this.#tags.length < 65535, 'no more than 65535 tags')
     return this.#tags.push(tag) - 1
   }
 }

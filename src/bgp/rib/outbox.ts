@@ -24,6 +24,7 @@
  * RFC 4271 §9.2; RFC 4724 §2; RFC 2918; RFC 7911.
  */
 
+import { Ip, Prefix } from '../../lib/ip.ts'
 import type { RibPeer } from '../types.ts'
 import * as asPath from '../wire/as-path.ts'
 import { findAttribute, valueAt, valueLength } from '../wire/attribute-writer.ts'
@@ -37,6 +38,7 @@ import type { Exporter, Origin } from './export.ts'
 import { Member } from './member.ts'
 import { prefixesOf } from './replay.ts'
 import { type Excluded, nobody, onlyFor, Ring } from './ring.ts'
+import { local } from './sources.ts'
 
 /** A ring that holds back more throws its slowest members off. */
 export const maxRingOctets = 16 << 20
@@ -52,6 +54,8 @@ export interface Outgoing {
   originOf(source: number): Origin
   /** Puts all paths that may be chosen for the net into `out`, the best first. */
   ranked(net: number, out: number[]): void
+  /** The set of a route of our own that says nothing about itself. No reference is taken. */
+  defaultSet(): number
   /** Nothing of this group refers to the net any more. */
   released(net: number): void
 }
@@ -68,6 +72,8 @@ export class UpdateGroup {
   readonly entries: Entries | undefined
   /** Nets below this have been looked at since the group was made; -1: all, and changes keep it so. */
   building = 0
+  /** The default route's net, where members are sent one of ours whatever the table has; else -1. */
+  ownDefault = -1
   #dissolved = 0
   readonly #table: Outgoing
   readonly #encoder: Encoder
@@ -88,7 +94,8 @@ export class UpdateGroup {
 
   /** `mostPaths`: paths sent per prefix, with identifiers; 0: the best one, without. */
   constructor(exporter: Exporter, table: Outgoing, mostPaths: number) {
-    const { family, as4, maxMessageOctets } = exporter.terms
+    const { family, as4, maxMessageOctets, originateDefault } = exporter.terms
+    if (originateDefault) this.ownDefault = table.nets.add(new Prefix(new Ip(family, 0n), 0))
     this.exporter = exporter
     this.#table = table
     this.#mostPaths = mostPaths
@@ -153,7 +160,11 @@ export class UpdateGroup {
       this.#released(route)
     }
     this.#dissolved = until
-    return until < this.outSet.length
+    if (until < this.outSet.length) return true
+    const kept = this.ownDefault
+    this.ownDefault = -1
+    if (kept >= 0) this.#table.released(kept)
+    return false
   }
 
   /** Sends everything again (RFC 2918). A request while one runs starts nothing new for what is still to come. */
@@ -167,6 +178,7 @@ export class UpdateGroup {
 
   /** Something of the group still needs the net. */
   pins(net: number): boolean {
+    if (net === this.ownDefault) return true
     if (this.entries) return this.entries.first(net) >= 0
     if (net < this.outSet.length && this.outSet[net] !== 0) return true
     for (const member of this.#detached) if (member.isTodo(net)) return true
@@ -190,6 +202,7 @@ export class UpdateGroup {
   }
 
   #change(net: number): void {
+    if (net === this.ownDefault) return this.#put(net, this.#defaultSet(), local)
     const { nets, paths } = this.#table
     const path = nets.best[net]!
     const source = path < 0 ? 0 : paths.source[path]!
@@ -197,23 +210,33 @@ export class UpdateGroup {
     this.#put(net, answer < 0 ? 0 : answer + 1, source)
   }
 
+  #defaultSet(): number {
+    const { sets } = this.#table
+    const set = this.#table.defaultSet()
+    sets.hold(set)
+    const answer = this.exporter.own(set)
+    sets.release(set)
+    return answer < 0 ? 0 : answer + 1
+  }
+
   /** The best paths that may be sent, each as the entry it was or as a new one. */
   #changeSeveral(entries: Entries, net: number): void {
     const { nets, paths } = this.#table
     if (!nets.isLive(net)) return
-    this.#table.ranked(net, ranked)
     wanted.length = 0
+    if (net === this.ownDefault) {
+      ranked.length = 0
+      const entry = this.#entryFor(entries, net, local, 0)
+      wanted.push(entry)
+      this.#put(entry, this.#defaultSet(), local)
+    } else this.#table.ranked(net, ranked)
     for (let i = 0; i < ranked.length && wanted.length < this.#mostPaths; i++) {
       const path = ranked[i]!
       const source = paths.source[path]!
       const answer = this.exporter.out(paths.used[path]!, this.#table.originOf(source), nets, net)
       if (answer < 0) continue
       const received = paths.id.length > 0 ? paths.id[path]! : 0
-      let entry = entries.find(net, source, received)
-      if (entry < 0) {
-        entry = entries.add(net, source, received)
-        this.#makeRoom()
-      }
+      const entry = this.#entryFor(entries, net, source, received)
       wanted.push(entry)
       this.#put(entry, answer + 1, source)
     }
@@ -222,6 +245,14 @@ export class UpdateGroup {
       this.#put(entry, 0, entries.source[entry]!)
       this.#idle.push(entry)
     }
+  }
+
+  #entryFor(entries: Entries, net: number, source: number, received: number): number {
+    const known = entries.find(net, source, received)
+    if (known >= 0) return known
+    const entry = entries.add(net, source, received)
+    this.#makeRoom()
+    return entry
   }
 
   /** A route has this set (+ 1; 0: none) by this source from now on. */
@@ -321,8 +352,9 @@ export class UpdateGroup {
     if (this.building < 0) return false
     const { nets } = this.#table
     const until = Math.min(nets.high, this.building + limit)
-    const list = new Int32Array(until - this.building)
+    const list = new Int32Array(until - this.building + 1)
     let count = 0
+    if (this.building === 0 && this.ownDefault >= 0) list[count++] = this.ownDefault
     for (let net = this.building; net < until; net++) if (nets.isLive(net) && nets.best[net]! >= 0) list[count++] = net
     this.building = until
     this.flush(list, count)

@@ -6,17 +6,18 @@
  * without prefixes (`readsPrefix` false) gives one verdict per set, which callers keep per attribute id.
  *
  * The first rule that matches decides, except `next`, which applies its changes and goes on; later rules see what earlier
- * ones set. Nothing is changed here: changes collect in an `Edit`. `communities` of a match must all be there; of
+ * ones set. A rule with a function asks it instead (filter.ts). Nothing is changed here: changes collect in an `Edit`. `communities` of a match must all be there; of
  * `prefixes` one must hold, of `notPrefixes` none may.
  */
 
 import { familyBits } from '../../lib/ip.ts'
-import type { PathSource, Policy, PolicyMatch, PolicyRule, PolicySet, PrefixMatch } from '../types.ts'
+import type { PathSource, Policy, PolicyMatch, PolicyRule, PolicySet, PrefixMatch, RouteFilter } from '../types.ts'
 import * as asPath from '../wire/as-path.ts'
 import { findAttribute, valueAt, valueLength } from '../wire/attribute-writer.ts'
 import { code } from '../wire/attributes.ts'
 import type { AttributeSets } from './attribute-sets.ts'
 import { Nets, words } from './columns.ts'
+import { ask } from './filter.ts'
 import { Edit } from './rewrite.ts'
 
 /** Calico's priority of a route that carries this LOCAL_PREF (and back). */
@@ -73,6 +74,7 @@ export class CompiledPolicy {
     for (let i = 0; i < rules.length; i++) {
       const rule = rules[i]!
       if (!rule.matches(subject, nets, net, edit)) continue
+      if (rule.source.filter) return this.#byFunction(rule, rule.source.filter, subject, nets, net, edit)
       if (rule.source.action !== 'reject' && rule.source.set) {
         rule.apply(edit, rule.source.set)
         verdict.nextHop = rule.source.set.nextHop ?? verdict.nextHop
@@ -85,6 +87,20 @@ export class CompiledPolicy {
     }
     verdict.accepted = this.policy.otherwise === 'accept'
     verdict.rule = undefined
+    return verdict
+  }
+
+  /** Nothing is remembered of what a function said: it may say something else of the next route. */
+  #byFunction(rule: CompiledRule, filter: RouteFilter, subject: Subject, nets: Nets, net: number, edit: Edit): Verdict {
+    const verdict = this.#verdict
+    const answer = ask(rule.source, filter, subject, nets, net, edit)
+    if (answer.set) {
+      rule.apply(edit, answer.set)
+      verdict.nextHop = answer.set.nextHop ?? verdict.nextHop
+    }
+    verdict.applied = -1
+    verdict.accepted = answer.accepted
+    verdict.rule = answer.rule
     return verdict
   }
 }
@@ -104,7 +120,7 @@ class CompiledRule {
     this.source = rule
     this.#prefixes = match.prefixes && new PrefixSet(match.prefixes)
     this.#notPrefixes = match.notPrefixes && new PrefixSet(match.notPrefixes)
-    this.readsPrefix = match.prefixes !== undefined || match.notPrefixes !== undefined
+    this.readsPrefix = match.prefixes !== undefined || match.notPrefixes !== undefined || rule.filter !== undefined
     this.#readsAttributes =
       match.communities !== undefined ||
       match.largeCommunities !== undefined ||

@@ -31,6 +31,13 @@ export class Edit {
   originator: number = keep
   /** Put in front of CLUSTER_LIST. */
   cluster: number = keep
+  /** In the path as it came, before `prepend`: this number becomes that one; 0: none. */
+  replacedAs = 0
+  replacingAs = 0
+  /** Take private AS numbers out of the path as it came. */
+  publicOnly = false
+  /** Value of ONLY_TO_CUSTOMER (RFC 9234), set when the set has none; `keep`: leave alone. */
+  otc: number = keep
   /** Take out what does not leave an AS. */
   external = false
   /** Take out our own mark of origination. */
@@ -43,7 +50,9 @@ export class Edit {
     if (this.prepend.length > 0) this.prepend.length = 0
     if (this.communities.length > 0) this.communities.length = 0
     if (this.largeCommunities.length > 0) this.largeCommunities.length = 0
-    this.external = this.untag = false
+    this.external = this.untag = this.publicOnly = false
+    this.replacedAs = 0
+    this.otc = keep
   }
 
   get empty(): boolean {
@@ -57,6 +66,9 @@ export class Edit {
       this.originator === keep &&
       this.cluster === keep &&
       !this.external &&
+      !this.publicOnly &&
+      this.replacedAs === 0 &&
+      this.otc === keep &&
       !this.untag
     )
   }
@@ -116,6 +128,8 @@ function putMissing(edit: Edit, from: number, until: number, to: number): number
     to = putNumber(flag.optional, code.clusterList, edit.cluster, to)
   if (within(code.largeCommunities, from, until) && edit.largeCommunities.length > 0)
     to = putLarge(edit, nothing, 0, 0, 0, to)
+  if (within(code.otc, from, until) && edit.otc >= 0)
+    to = putNumber(flag.optional | flag.transitive, code.otc, edit.otc, to)
   return to
 }
 
@@ -132,6 +146,7 @@ function putChanged(edit: Edit, bytes: Uint8Array, at: number, value: number, ne
     case code.tag:
       return edit.untag ? to : copy(bytes, at, next, to)
     case code.asPath:
+      if (edit.publicOnly || edit.replacedAs !== 0) return putChangedPath(edit, bytes, value, next, to)
       if (edit.prepend.length === 0) return copy(bytes, at, next, to)
       return putPath(edit.prepend, bytes, value, next, to)
     case code.med:
@@ -165,6 +180,12 @@ function putPath(prepend: readonly number[], bytes: Uint8Array, value: number, n
   const at = putHead(out, to, flag.transitive, code.asPath, length)
   if (at !== to + 4) out.copyWithin(at, to + 4, to + 4 + length)
   return at + length
+}
+
+function putChangedPath(edit: Edit, bytes: Uint8Array, value: number, next: number, to: number): number {
+  const change = { from: edit.replacedAs, by: edit.replacingAs, publicOnly: edit.publicOnly }
+  const path = new Uint8Array(next - value)
+  return putPath(edit.prepend, path, 0, asPath.substitute(bytes, value, next, change, path, 0), to)
 }
 
 function putNumber(flags: number, number: number, value: number, to: number): number {

@@ -20,7 +20,16 @@ export const local = 0
 export const kind = { local: 0, ebgp: 1, ibgp: 2, client: 3 } as const
 
 /** Why a path cannot be chosen; the index into `refusals`. */
-export const refusal = { none: 0, policy: 1, ownAs: 2, originator: 3, cluster: 4, ownNextHop: 5, martian: 6 } as const
+export const refusal = {
+  none: 0,
+  policy: 1,
+  ownAs: 2,
+  originator: 3,
+  cluster: 4,
+  ownNextHop: 5,
+  martian: 6,
+  leak: 7,
+} as const
 
 export const refusals: readonly string[] = [
   'usable',
@@ -30,6 +39,7 @@ export const refusals: readonly string[] = [
   'own cluster in CLUSTER_LIST',
   'next hop is ours',
   'not a routable prefix',
+  'route leak (OTC)',
 ]
 
 /** What a walk over the paths still has to do for a source. */

@@ -71,6 +71,7 @@ export class Rib implements RibPort {
     extendedNextHop: true,
     extendedMessage: true,
     enhancedRefresh: true,
+    filterFunctions: true,
   }
   onWork: (() => void) | undefined
   readonly sets: AttributeSets
@@ -85,6 +86,8 @@ export class Rib implements RibPort {
   readonly #groups = new Map<string, UpdateGroup>()
   readonly #policies = new WeakMap<Policy, CompiledPolicy>()
   readonly #policyText = new WeakMap<Policy, string>()
+  readonly #functions = new WeakMap<object, number>()
+  #functionCount = 0
   #options: RibOptions
   #identity: Identity
   #idle = true
@@ -190,6 +193,9 @@ export class Rib implements RibPort {
       this.#textOf(before.importPolicy) === this.#textOf(peer.importPolicy) &&
       before.allowOwnAs === peer.allowOwnAs &&
       before.localAs === peer.localAs &&
+      before.localAsMode === peer.localAsMode &&
+      before.role === peer.role &&
+      before.remoteAs === peer.remoteAs &&
       before.kind === peer.kind
     if (!same) {
       state.importer.policy = policy
@@ -265,6 +271,11 @@ export class Rib implements RibPort {
       family,
       kind: peer.kind,
       localAs: peer.localAs,
+      prepend: this.#prependFor(peer),
+      overriddenAs: peer.asOverride ? peer.remoteAs : 0,
+      removePrivateAs: peer.removePrivateAs ?? false,
+      role: peer.role,
+      originateDefault: peer.originateDefault ?? false,
       as4: peer.as4,
       maxMessageOctets: peer.maxMessageOctets,
       extendedNextHop: peer.extendedNextHop,
@@ -274,6 +285,13 @@ export class Rib implements RibPort {
       clusterId: this.#identity.clusterId,
       leaving: this.#leaving,
     }
+  }
+
+  /** RFC 7705 §3: a peer that knows us by another number may be shown both. */
+  #prependFor({ kind, localAs, localAsMode }: RibPeer): readonly number[] {
+    const own = this.#identity.localAs
+    if (kind !== 'ebgp') return []
+    return localAsMode === 'prepend' && localAs !== own ? [localAs, own] : [localAs]
   }
 
   #exporter(peer: RibPeer, family: Family): Exporter {
@@ -292,9 +310,19 @@ export class Rib implements RibPort {
   #textOf(policy: Policy): string {
     const known = this.#policyText.get(policy)
     if (known !== undefined) return known
-    const text = JSON.stringify(policy)
+    const text = JSON.stringify(policy, (_, value: unknown) =>
+      typeof value === 'function' ? `function ${this.#functionNumber(value)}` : value,
+    )
     this.#policyText.set(policy, text)
     return text
+  }
+
+  /** Functions have no text that tells them apart. */
+  #functionNumber(value: object): number {
+    const known = this.#functions.get(value)
+    if (known !== undefined) return known
+    this.#functions.set(value, ++this.#functionCount)
+    return this.#functionCount
   }
 
   // ---------------------------------------------------------------------------------------------------------- receive
@@ -412,6 +440,13 @@ export class Rib implements RibPort {
     const { hops } = this.sets
     const known = hops.find(ip)
     if (!hops.tell(ip, reachable) || known < 0) return
+    for (const family of families) this.tables[family].recheckHop(known)
+  }
+
+  nextHopCost(ip: Ip, cost: number): void {
+    const { hops } = this.sets
+    const known = hops.find(ip)
+    if (!hops.tellCost(ip, cost) || known < 0) return
     for (const family of families) this.tables[family].recheckHop(known)
   }
 

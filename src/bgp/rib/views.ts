@@ -235,8 +235,11 @@ function viewAdvertisement(table: FamilyTable, state: PeerState, net: number, be
   const place = state.members.get(table.family)
   if (!state.up) return no('session is down')
   if (!place) return no(`IPv${table.family} was not negotiated`)
-  if (best < 0) return no('there is no route')
   const { group, member } = place
+  const own = net >= 0 && net === group.ownDefault ? (group.entries?.first(net) ?? net) : -1
+  if (own >= 0 && group.outSet[own]! !== 0)
+    return { peer, advertised: true, attributes: viewAttributes(table.sets, group.outSet[own]! - 1) }
+  if (best < 0) return no('there is no route')
   const several = group.entries && viewSeveral(table, place, net)
   if (several) return { peer, advertised: true, ...several }
   const source = table.paths.source[best]!

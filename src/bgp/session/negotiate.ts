@@ -10,9 +10,9 @@
  */
 
 import type { Family, Ip } from '../../lib/ip.ts'
-import type { PeerConfig } from '../types.ts'
+import type { CapabilityName, PeerConfig } from '../types.ts'
 import type { Capabilities, GracefulRestart, Open } from '../wire/open.ts'
-import { asTrans, encodeCapabilities, noCapabilities } from '../wire/open.ts'
+import { asTrans, encodeCapabilities, noCapabilities, roleNumbers } from '../wire/open.ts'
 import { openError, WireError } from '../wire/notification.ts'
 
 /** What both OPENs together say about a session. */
@@ -21,6 +21,8 @@ export interface Session {
   readonly identifier: number
   readonly remoteAs: number
   readonly kind: 'ebgp' | 'ibgp'
+  /** Ours, as the peer sees it. */
+  readonly localAs: number
   readonly families: readonly Family[]
   /** Seconds; 0: neither hold nor keepalive timer. */
   readonly holdSeconds: number
@@ -61,11 +63,21 @@ export interface RestartOffer {
   readonly forwarding: readonly Family[]
 }
 
-/** Our OPEN towards this peer. */
-export function offer(peer: PeerConfig, routerId: Ip, can: Abilities, restart: RestartOffer): Open {
+/** Our OPEN towards this peer; `bare`: without any capability, since it did not understand them. */
+export function offer(peer: PeerConfig, routerId: Ip, can: Abilities, restart: RestartOffer, bare = false): Open {
+  return {
+    version: 4,
+    as2: peer.localAs > 0xffff ? asTrans : peer.localAs,
+    holdSeconds: peer.holdSeconds,
+    identifier: routerId.uint32,
+    capabilities: bare || peer.capabilities === 'none' ? noCapabilities : capabilitiesFor(peer, can, restart),
+  }
+}
+
+function capabilitiesFor(peer: PeerConfig, can: Abilities, restart: RestartOffer): Capabilities {
   const addPath = peer.addPath && (can.addPathIn || can.addPathOut)
   const mode = can.addPathIn && can.addPathOut ? 3 : can.addPathOut ? 2 : 1
-  const capabilities: Capabilities = {
+  return {
     ...noCapabilities,
     families: peer.families.toSorted((a, b) => a - b),
     routeRefresh: true,
@@ -76,14 +88,13 @@ export function offer(peer: PeerConfig, routerId: Ip, can: Abilities, restart: R
     as4: peer.localAs,
     ...(peer.gracefulRestart !== 'off' && { gracefulRestart: restartCapability(peer, restart) }),
     addPath: addPath ? peer.families.map(family => ({ family, mode })) : [],
+    ...(roleOf(peer) && { role: roleNumbers[roleOf(peer)!] }),
   }
-  return {
-    version: 4,
-    as2: peer.localAs > 0xffff ? asTrans : peer.localAs,
-    holdSeconds: peer.holdSeconds,
-    identifier: routerId.uint32,
-    capabilities,
-  }
+}
+
+/** Roles are between ASes. */
+function roleOf(peer: PeerConfig): PeerConfig['role'] {
+  return peer.remoteAs !== peer.localAs || peer.acceptAs !== undefined ? peer.role : undefined
 }
 
 /** A mere helper lists no family: it keeps routes for others, and asks nobody to keep its own. */
@@ -110,11 +121,11 @@ export function judge(theirs: Open, ours: Open, peer: PeerConfig): Verdict {
   const said = theirs.capabilities
   const remoteAs = said.as4 ?? theirs.as2
   // RFC 7607: AS 0 is never valid. AS_TRANS alone would be a peer that hides its number; it must be configured so.
-  if (remoteAs === 0 || remoteAs !== peer.remoteAs) {
-    const error = new WireError('reset', 2, openError.peerAs, `the peer says AS ${remoteAs}, not ${peer.remoteAs}`)
+  if (remoteAs === 0 || !acceptsAs(peer, remoteAs)) {
+    const error = new WireError('reset', 2, openError.peerAs, `the peer says AS ${remoteAs}, not ${wantedAs(peer)}`)
     return { ok: false, error, expectedAs: peer.remoteAs, remoteAs }
   }
-  const ibgp = peer.remoteAs === peer.localAs
+  const ibgp = remoteAs === peer.localAs
   // RFC 6286 §2.1, §2.2: any non-zero number; equal to ours only over eBGP.
   if (theirs.identifier === 0 || (ibgp && theirs.identifier === ours.identifier))
     return refuse(
@@ -123,14 +134,83 @@ export function judge(theirs: Open, ours: Open, peer: PeerConfig): Verdict {
     )
   if (theirs.holdSeconds === 1 || theirs.holdSeconds === 2)
     return refuse(openError.holdTime, `a hold time of ${theirs.holdSeconds} s`)
+  if (theirs.holdSeconds !== 0 && theirs.holdSeconds < (peer.leastHoldSeconds ?? 0))
+    return refuse(openError.holdTime, `a hold time of ${theirs.holdSeconds} s, less than ${peer.leastHoldSeconds}`)
   // RFC 4760 §8: without the multiprotocol capability a speaker means IPv4 unicast.
-  const families = (said.families ?? [4]).filter(family => peer.families.includes(family))
+  const own = ours.capabilities.families ?? [4]
+  const families = (said.families ?? [4]).filter(family => peer.families.includes(family) && own.includes(family))
   if (families.length === 0) {
     const wanted = encodeCapabilities({ ...noCapabilities, families: peer.families })
     return refuse(openError.capability, `they offer ${listFamilies(said)}, we ${wantedFamilies(peer)}`, wanted)
   }
+  const missing = (peer.requireCapabilities ?? []).filter(name => !capabilityRows[name].has(said))
+  if (missing.length > 0) {
+    const wanted = missing.map(name => capabilityRows[name].of(capabilitiesFor(peer, allAbilities, noRestart)))
+    const data = encodeCapabilities({ ...noCapabilities, ...Object.assign({}, ...wanted) })
+    return refuse(openError.capability, `without ${missing.join(', ')}`, data)
+  }
+  const role = ibgp ? undefined : judgeRole(peer, said.role)
+  if (role !== undefined) return refuse(openError.role, role)
   return { ok: true, session: agree(theirs, ours, peer, families, remoteAs) }
 }
+
+function acceptsAs(peer: PeerConfig, as: number): boolean {
+  const { acceptAs } = peer
+  if (acceptAs === undefined) return as === peer.remoteAs
+  if (acceptAs === 'any') return true
+  if (acceptAs === 'internal' || acceptAs === 'external') return (as === peer.localAs) === (acceptAs === 'internal')
+  return acceptAs.includes(as)
+}
+
+function wantedAs({ acceptAs, remoteAs, localAs }: PeerConfig): string {
+  if (acceptAs === undefined || acceptAs === 'any') return String(remoteAs)
+  if (acceptAs === 'internal') return String(localAs)
+  return acceptAs === 'external' ? `an AS other than ${localAs}` : acceptAs.join(' or ')
+}
+
+/** RFC 9234 §4.2: what stands opposite; undefined when the pair is good. */
+function judgeRole(peer: PeerConfig, said: number | undefined): string | undefined {
+  const role = roleOf(peer)
+  if (!role) return undefined
+  if (said === undefined) return peer.strictRole ? 'the peer says no role' : undefined
+  const opposite = { provider: 3, rs: 2, 'rs-client': 1, customer: 0, peer: 4 }[role]
+  return said === opposite ? undefined : `we are ${role}, the peer says role ${said}`
+}
+
+interface CapabilityRow {
+  has(said: Capabilities): boolean
+  /** What we would have liked to see, out of all that we can say. */
+  of(all: Capabilities): Partial<Capabilities>
+}
+
+const family = (wanted: Family): CapabilityRow => ({
+  has: said => (said.families ?? [4]).includes(wanted),
+  of: () => ({ families: [wanted] }),
+})
+
+const capabilityRows: Readonly<Record<CapabilityName, CapabilityRow>> = {
+  ipv4: family(4),
+  ipv6: family(6),
+  as4: { has: said => said.as4 !== undefined, of: ({ as4 }) => ({ ...(as4 !== undefined && { as4 }) }) },
+  'route-refresh': { has: said => said.routeRefresh, of: () => ({ routeRefresh: true }) },
+  'enhanced-refresh': { has: said => said.enhancedRefresh, of: () => ({ enhancedRefresh: true }) },
+  'extended-message': { has: said => said.extendedMessage, of: () => ({ extendedMessage: true }) },
+  'extended-next-hop': { has: said => said.extendedNextHop, of: () => ({ extendedNextHop: true }) },
+  'graceful-restart': {
+    has: said => said.gracefulRestart !== undefined,
+    of: ({ gracefulRestart }) => ({ ...(gracefulRestart && { gracefulRestart }) }),
+  },
+  'add-path': { has: said => said.addPath.length > 0, of: ({ addPath }) => ({ addPath }) },
+}
+
+const allAbilities: Abilities = {
+  addPathIn: true,
+  addPathOut: true,
+  extendedNextHop: true,
+  extendedMessage: true,
+  enhancedRefresh: true,
+}
+const noRestart: RestartOffer = { restarted: false, forwarding: [] }
 
 function refuse(subcode: number, why: string, data?: Uint8Array): Verdict {
   return { ok: false, error: new WireError('reset', 2, subcode, why, data) }
@@ -140,7 +220,7 @@ function agree(theirs: Open, ours: Open, peer: PeerConfig, families: readonly Fa
   const said = theirs.capabilities
   const own = ours.capabilities
   const holdSeconds = Math.min(theirs.holdSeconds, ours.holdSeconds)
-  const as4 = said.as4 !== undefined
+  const as4 = said.as4 !== undefined && own.as4 !== undefined
   const remarks: string[] = []
   if (as4 && theirs.as2 !== asTrans && theirs.as2 !== remoteAs)
     remarks.push(`two-octet AS ${theirs.as2} does not match AS ${remoteAs} of the capability`)
@@ -152,7 +232,8 @@ function agree(theirs: Open, ours: Open, peer: PeerConfig, families: readonly Fa
   return {
     identifier: theirs.identifier,
     remoteAs,
-    kind: peer.remoteAs === peer.localAs ? 'ibgp' : 'ebgp',
+    kind: remoteAs === peer.localAs ? 'ibgp' : 'ebgp',
+    localAs: peer.localAs,
     families,
     holdSeconds,
     keepaliveSeconds: keepaliveFor(peer, holdSeconds),

@@ -34,6 +34,9 @@ export function changeClass(actual: PeerConfig, desired: PeerConfig): 'none' | '
   const needsOpen =
     actual.remoteAs !== desired.remoteAs ||
     actual.localAs !== desired.localAs ||
+    !sameValue(actual.acceptAs, desired.acceptAs) ||
+    actual.role !== desired.role ||
+    (actual.capabilities === 'none') !== (desired.capabilities === 'none') ||
     !sameValue(
       actual.families.toSorted((a, b) => a - b),
       desired.families.toSorted((a, b) => a - b),
@@ -58,7 +61,7 @@ export function ribPeer(slot: number, config: PeerConfig, own: SpeakerConfig, se
     address: config.address,
     identifier: session.identifier,
     remoteAs: session.remoteAs,
-    localAs: config.localAs,
+    localAs: session.localAs,
     kind: session.kind === 'ibgp' && config.client ? 'client' : session.kind,
     families: session.families,
     as4: session.as4,
@@ -74,8 +77,24 @@ export function ribPeer(slot: number, config: PeerConfig, own: SpeakerConfig, se
     ...(config.maxPrefix?.action === 'block' && { mostReceived: config.maxPrefix.limit }),
     nextHopMode: config.nextHopMode,
     allowOwnAs: config.allowOwnAs,
+    ...externalKnobs(config, session),
+    ...(config.originateDefault && { originateDefault: true }),
     importPolicy: config.importPolicy,
     exportPolicy: config.exportPolicy,
+  }
+}
+
+/** What only matters between ASes. */
+function externalKnobs(config: PeerConfig, session: Session): Partial<RibPeer> {
+  if (session.kind !== 'ebgp') return {}
+  const { enforceFirstAs, localAsMode, asOverride, removePrivateAs, role } = config
+  return {
+    ...(enforceFirstAs !== undefined && { enforceFirstAs }),
+    ...(localAsMode && { localAsMode }),
+    // With its AS taken out of the paths, the peer takes them.
+    ...(asOverride && { asOverride, senderSideLoop: false }),
+    ...(removePrivateAs && { removePrivateAs }),
+    ...(role && { role }),
   }
 }
 

@@ -28,6 +28,7 @@ import {
   describeNotification,
   hardReset,
   notification,
+  openError,
   unwrapHardReset,
   WireError,
 } from '../wire/notification.ts'
@@ -102,6 +103,10 @@ export class Peer implements ConnectionOwner {
   readonly #backoff: Backoff
   readonly #limits = new PrefixLimits()
   #establishedAtMs = 0
+  /** It refused our OPEN for its options, or for our AS number: what the next one is to be. */
+  #bare = false
+  #ownAs = false
+  #paced: Timer | undefined
   #running = false
   #everUp = false
   /** Set while the peer is no longer configured; monotonic. */
@@ -233,6 +238,7 @@ export class Peer implements ConnectionOwner {
     this.#config = desired
     this.#dialled.reconfigure(this.#setup(false))
     if (cost === 'reset') {
+      this.#bare = this.#ownAs = false
       this.reset(notification(code.cease, cease.configChange))
       if (desired.passwordMissing !== undefined) {
         this.stop(undefined)
@@ -285,7 +291,24 @@ export class Peer implements ConnectionOwner {
   /** Moves what the RIB has for this peer to the socket. */
   pump(): void {
     const { rib } = this.#ports
-    if (this.#current) this.#current.pump(maxOctets => rib.take(this.slot, maxOctets))
+    if (!this.#current || this.#paced) return
+    let sent = false
+    this.#current.pump(maxOctets => {
+      const parts = rib.take(this.slot, maxOctets)
+      sent ||= parts.length > 0
+      return parts
+    })
+    // A burst ends when nothing is left; one that waits for its socket goes on as soon as it can.
+    if (sent && this.#config.advertisementSeconds && !rib.hasOutput(this.slot)) this.#pace()
+  }
+
+  /** RFC 4271 §9.2.1.1, §10: jittered; withdrawals wait too, so that they never overtake. */
+  #pace(): void {
+    const ms = this.#config.advertisementSeconds! * 1000 * (0.75 + 0.25 * this.#ports.random.next())
+    this.#paced = this.#ports.clock.after(ms, () => {
+      this.#paced = undefined
+      this.#host.writable(this)
+    })
   }
 
   /** Asks for the peer's routes again. */
@@ -329,7 +352,7 @@ export class Peer implements ConnectionOwner {
 
   openReceived(connection: Connection, open: Open): void {
     this.record.theirOpen(open)
-    const verdict = judge(open, this.#ourOpen(), this.#config)
+    const verdict = judge(open, this.#ourOpen(), this.#terms)
     if (!verdict.ok) {
       connection.dispatch({ kind: 'bad-open', error: verdict.error })
       return
@@ -375,6 +398,7 @@ export class Peer implements ConnectionOwner {
       return
     }
     this.#blame(connection, from, why)
+    if (why.kind === 'received') this.#learnFrom(why.received)
     if (connection === this.#accepted) this.#accepted = undefined
     if (this.#waiting?.connection === connection) this.#dropWaiting()
     // Whoever waited for this one to win need not wait any more.
@@ -458,7 +482,7 @@ export class Peer implements ConnectionOwner {
   #resolve(candidate: Connection, open: Open, session: Session): void {
     const current = this.#current
     const other = candidate === this.#dialled ? this.#accepted : this.#dialled
-    const own = { identifier: this.#host.config().routerId.uint32, as: this.#config.localAs }
+    const own = { identifier: this.#host.config().routerId.uint32, as: this.#terms.localAs }
     const resolution = resolveCollision({
       candidate: {
         accepted: candidate.accepted,
@@ -517,6 +541,8 @@ export class Peer implements ConnectionOwner {
   #sessionEnded(connection: Connection, why: DownReason, counted: boolean): void {
     const session = this.#session!
     this.#refreshing.stop()
+    this.#paced?.cancel()
+    this.#paced = undefined
     this.#current = undefined
     this.#session = undefined
     this.#ribPeer = undefined
@@ -572,7 +598,7 @@ export class Peer implements ConnectionOwner {
     const { stalledMs } = connection
     const remoteAs = this.record.remoteAs
     return {
-      peer: this.#config,
+      peer: this.#terms,
       from,
       tries: this.record.tries,
       ...(stalledMs !== undefined && { stalledMs }),
@@ -607,7 +633,21 @@ export class Peer implements ConnectionOwner {
   }
 
   #ourOpen(): Open {
-    return offer(this.#config, this.#host.config().routerId, this.#host.abilities(), this.#host.restartOffer(this))
+    const { routerId } = this.#host.config()
+    return offer(this.#terms, routerId, this.#host.abilities(), this.#host.restartOffer(this), this.#bare)
+  }
+
+  /** The configuration with the AS number that is being tried. */
+  get #terms(): PeerConfig {
+    return this.#ownAs ? { ...this.#config, localAs: this.#host.config().localAs } : this.#config
+  }
+
+  /** RFC 5492 §3: a peer that does not understand our options may be met without; and so with our two AS numbers. */
+  #learnFrom({ code: what, subcode }: Notification): void {
+    if (what !== code.open) return
+    const options = subcode === openError.parameter || subcode === openError.capability
+    if (options && this.#config.capabilities === 'fallback') this.#bare = true
+    if (subcode === openError.peerAs && this.#config.dualAs) this.#ownAs = !this.#ownAs
   }
 
   /** RFC 5082 §3: what comes from within so many hops arrives with at least this. */
@@ -620,7 +660,7 @@ export class Peer implements ConnectionOwner {
       accepted,
       passive: this.#config.passive,
       connectRetryMs: this.#config.connectRetrySeconds * 1000,
-      delayOpenMs: 0,
+      delayOpenMs: (this.#config.delayOpenSeconds ?? 0) * 1000,
       openWaitMs: accepted ? acceptedOpenWaitMs : openWaitMs,
     }
   }

@@ -196,6 +196,44 @@ export function prepend(
   return to + end - first
 }
 
+/** RFC 6996: numbers that mean something inside one network only. */
+export function isPrivate(as: number): boolean {
+  return (as >= 64512 && as <= 65534) || (as >= 4200000000 && as <= 4294967294)
+}
+
+/**
+ * Copies a four-octet path with `from` replaced by `by` (0: nothing is), and, `publicOnly`, without private numbers and
+ * segments that become empty.
+ */
+export function substitute(
+  bytes: Uint8Array,
+  start: number,
+  end: number,
+  change: { readonly from: number; readonly by: number; readonly publicOnly: boolean },
+  out: Uint8Array,
+  to: number,
+): number {
+  for (let at = start; at < end; ) {
+    const next = at + 2 + bytes[at + 1]! * 4
+    const head = to
+    out[to] = bytes[at]!
+    to += 2
+    let count = 0
+    for (let p = at + 2; p < next; p += 4) {
+      const as = u32(bytes, p)
+      const kept = as === change.from ? change.by : as
+      if (change.publicOnly && isPrivate(as)) continue
+      putU32(out, to, kept)
+      to += 4
+      count++
+    }
+    out[head + 1] = count
+    if (count === 0) to = head
+    at = next
+  }
+  return to
+}
+
 /** The numbers of a four-octet path as people write it: `65001 65010 {65020,65021}`. */
 export function pathText(bytes: Uint8Array, start: number, end: number): string {
   const words: string[] = []

@@ -28,6 +28,9 @@ export interface GracefulRestart {
   readonly families: readonly { readonly family: Family; readonly forwarding: boolean }[]
 }
 
+/** RFC 9234 §4.1: values of the role capability. */
+export const roleNumbers = { provider: 0, rs: 1, 'rs-client': 2, customer: 3, peer: 4 } as const
+
 /** RFC 7911 §4: 1 receive, 2 send, 3 both. */
 export type AddPathMode = 1 | 2 | 3
 
