@@ -47,7 +47,13 @@ class World {
 }
 
 function best(prefix: string, ...hops: string[]): RouteUpdate {
-  return { prefix: Prefix.of(prefix), nextHops: hops.map(hop => Ip.of(hop)), localPref: 100, source: 'ebgp', stale: false }
+  return {
+    prefix: Prefix.of(prefix),
+    nextHops: hops.map(hop => Ip.of(hop)),
+    localPref: 100,
+    source: 'ebgp',
+    stale: false,
+  }
 }
 
 function route(prefix: string, via: string, protocol: number): KernelRoute {
