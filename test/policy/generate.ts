@@ -33,6 +33,22 @@ const accountLabels: Readonly<Record<string, readonly string[]>> = { role: ['ci'
 const portNames = ['http', 'dns', 'assoc', 'alt.1_x']
 const ranges = ['80:443', '5000:5001', '8000:9000', '1:65535', '1:1024']
 
+/** What a rule may ask for; the sides twice, since they have six fields each. */
+const conditions = [
+  'protocol',
+  'notProtocol',
+  'ports',
+  'notPorts',
+  'sourcePorts',
+  'sourceNotPorts',
+  'icmp',
+  'notICMP',
+  'ipVersion',
+  ...(['source', 'source', 'source', 'destination', 'destination', 'destination'] as const),
+] as const
+type Condition = (typeof conditions)[number]
+const withPorts = ['TCP', 'TCP', 'UDP', 'SCTP', 6, 17, 132]
+
 /** Documents and packets of one seed. */
 export function generateSet(random: SimRandom, name: string): { set: PolicySet; probes: Probe[] } {
   const set = { name, documents: new Generator(random).documents() }
@@ -124,7 +140,7 @@ class Generator {
   }
 
   #profile(): Document {
-    const rules = () => this.#rules('', 2)
+    const rules = () => this.#rules('', 4)
     const labelsToApply = this.#labels({ app: ['inherited'], extra: ['1'] }, 0.6)
     return {
       kind: 'Profile',
@@ -150,7 +166,8 @@ class Generator {
     const r = this.#random
     const namespace = r.chance(0.5) ? r.pick(namespaces) : ''
     const isStaged = r.chance(0.1)
-    const directions = r.pick([['ingress'], ['egress'], ['ingress', 'egress'], []] as const)
+    const both = ['ingress', 'egress'] as const
+    const directions = r.pick([['ingress'], ['egress'], both, both, both, []] as const)
     const types = r.pick([
       undefined,
       undefined,
@@ -166,7 +183,7 @@ class Generator {
       ...(r.chance(0.15) ? { serviceAccountSelector: this.#selector(accountLabels) } : {}),
       ...(r.chance(0.1) ? { performanceHints: ['AssumeNeededOnEveryNode'] } : {}),
       ...(types ? { types } : {}),
-      ...Object.fromEntries(directions.map(direction => [direction, this.#rules(namespace, 4)])),
+      ...Object.fromEntries(directions.map(direction => [direction, this.#rules(namespace, 6)])),
     }
     const global = {
       ...(r.chance(0.3) ? { namespaceSelector: this.#namespaceSelector(false) } : {}),
@@ -189,57 +206,45 @@ class Generator {
     const r = this.#random
     const rules = Array.from({ length: r.below(most + 1) }, () => this.#rule(namespace))
     // Without an open end most packets would end where no rule matches, and later policies would never be asked.
-    return r.chance(0.45) ? [...rules, { action: r.pick(['Allow', 'Pass'] as const) }] : rules
+    return r.chance(0.6) ? [...rules, { action: r.pick(['Allow', 'Pass'] as const) }] : rules
   }
 
+  /** Most rules have one condition or two: with more they meet hardly any packet, and nothing is learned of them. */
   #rule(namespace: string): PolicyRule {
     const r = this.#random
-    const action = r.pick(['Allow', 'Allow', 'Allow', 'Deny', 'Deny', 'Pass', 'Log'] as const)
+    const wanted = new Set(Array.from({ length: r.pick([0, 1, 1, 1, 1, 2, 2, 2, 3, 5]) }, () => r.pick(conditions)))
+    const has = (...some: Condition[]): boolean => some.some(one => wanted.has(one))
+    const isIcmp = has('icmp', 'notICMP')
+    const hasPorts = !isIcmp && has('ports', 'notPorts', 'sourcePorts', 'sourceNotPorts')
     // The family that its networks are of, should it have any.
     const family = r.pick([4, 6] as const)
-    const protocol = r.chance(0.55) ? this.#protocol() : undefined
-    const hasPorts = protocol !== undefined && ['TCP', 'UDP', 'SCTP', 6, 17, 132].includes(protocol)
-    const isIcmp = protocol === 'ICMP' || protocol === 1 || protocol === 'ICMPv6' || protocol === 58
-    const icmpFamily = protocol === 'ICMP' || protocol === 1 ? 4 : 6
-    // Of every four rules one looks at no side at all, so that what a side refuses is seen to come from the side.
-    const side = (way: 'source' | 'destination') =>
-      r.chance(0.6) ? this.#entity(way, hasPorts, isIcmp ? icmpFamily : family, namespace) : {}
-    const source = side('source')
-    const destination = side('destination')
-    const families = [source, destination].flatMap(({ nets = [], notNets = [] }) => [...nets, ...notNets])
-    const isBound = families.length > 0 || isIcmp
-    const bound = isIcmp ? icmpFamily : family
+    const icmp = family === 4 ? r.pick(['ICMP', 1]) : r.pick(['ICMPv6', 58])
+    const protocol = isIcmp ? icmp : hasPorts ? r.pick(withPorts) : has('protocol') ? this.#protocol(icmp) : undefined
+    const source = {
+      ...(has('source') ? this.#entity(family, namespace) : {}),
+      ...(hasPorts && has('sourcePorts') ? { ports: this.#ruledPorts(true) } : {}),
+      ...(hasPorts && has('sourceNotPorts') ? { notPorts: this.#ruledPorts(true) } : {}),
+    }
+    const destination = {
+      ...(has('destination') ? this.#entity(family, namespace) : {}),
+      ...(hasPorts && has('ports') ? { ports: this.#ruledPorts(false) } : {}),
+      ...(hasPorts && has('notPorts') ? { notPorts: this.#ruledPorts(false) } : {}),
+    }
     return {
-      action,
-      ...(r.chance(0.12) ? { ipVersion: isBound ? bound : family } : {}),
+      action: r.pick(['Allow', 'Allow', 'Allow', 'Deny', 'Deny', 'Pass', 'Log'] as const),
+      ...(has('ipVersion') ? { ipVersion: family } : {}),
       ...(protocol === undefined ? {} : { protocol }),
-      ...(r.chance(0.12) && !isIcmp ? { notProtocol: this.#otherProtocol() } : {}),
-      ...(isIcmp && r.chance(0.5) ? { icmp: this.#icmp(icmpFamily) } : {}),
-      ...(isIcmp && r.chance(0.3) ? { notICMP: this.#icmp(icmpFamily) } : {}),
+      ...(has('notProtocol') ? { notProtocol: this.#otherProtocol() } : {}),
+      ...(has('icmp') ? { icmp: this.#icmp(family) } : {}),
+      ...(has('notICMP') ? { notICMP: this.#icmp(family) } : {}),
       ...(Object.keys(source).length > 0 ? { source } : {}),
       ...(Object.keys(destination).length > 0 ? { destination } : {}),
       ...(r.chance(0.05) ? { metadata: { annotations: { 'why-not': 'a "quoted" note' } } } : {}),
     }
   }
 
-  #protocol(): string | number {
-    return this.#random.pick([
-      'TCP',
-      'TCP',
-      'TCP',
-      'UDP',
-      'UDP',
-      'SCTP',
-      'ICMP',
-      'ICMPv6',
-      6,
-      17,
-      1,
-      58,
-      132,
-      253,
-      'UDPLite',
-    ])
+  #protocol(icmp: string | number): string | number {
+    return this.#random.pick(['TCP', 'TCP', 6, 'UDP', 17, 'SCTP', 132, icmp, icmp, 253, 'UDPLite'])
   }
 
   #otherProtocol(): string | number {
@@ -252,22 +257,27 @@ class Generator {
     return r.chance(0.5) ? { type } : { type, code: r.pick(icmpCodes) }
   }
 
-  #entity(way: 'source' | 'destination', hasPorts: boolean, family: Family, namespace: string): EntityRule {
+  /** One thing that a side is asked for, sometimes two or more. */
+  #entity(family: Family, namespace: string): EntityRule {
     const r = this.#random
-    const few = <T>(make: () => T, least = 1): T[] => Array.from({ length: least + r.below(3) }, make)
-    const chance = (probability: number) => r.chance(probability)
-    const isSource = way === 'source'
-    const ports = (least: number) => (chance(0.05) ? manyPorts(r) : few(() => this.#port(isSource), least))
-    return {
-      ...(chance(0.2) ? { nets: few(() => this.#net(family).key) } : {}),
-      ...(chance(0.15) ? { notNets: few(() => this.#net(family, 1).key) } : {}),
-      ...(chance(0.3) ? { selector: this.#selector(labelValues) } : {}),
-      ...(chance(0.12) ? { notSelector: this.#selector(labelValues) } : {}),
-      ...(chance(0.2) ? { namespaceSelector: this.#namespaceSelector(namespace === '' || chance(0.7)) } : {}),
-      ...(chance(0.12) ? { serviceAccounts: this.#serviceAccounts() } : {}),
-      ...(hasPorts && chance(isSource ? 0.15 : 0.6) ? { ports: ports(1) } : {}),
-      ...(hasPorts && chance(isSource ? 0.08 : 0.2) ? { notPorts: ports(1) } : {}),
+    const makers: Readonly<Record<string, () => unknown>> = {
+      nets: () => this.#few(() => this.#net(family).key),
+      notNets: () => this.#few(() => this.#net(family, 1).key),
+      selector: () => this.#selector(labelValues),
+      notSelector: () => this.#selector(labelValues),
+      namespaceSelector: () => this.#namespaceSelector(namespace === '' || r.chance(0.7)),
+      serviceAccounts: () => this.#serviceAccounts(),
     }
+    const names = new Set(Array.from({ length: r.pick([1, 1, 1, 1, 2, 2, 3]) }, () => r.pick(Object.keys(makers))))
+    return Object.fromEntries([...names].map(name => [name, makers[name]!()]))
+  }
+
+  #ruledPorts(isSource: boolean): (number | string)[] {
+    return this.#random.chance(0.05) ? manyPorts(this.#random) : this.#few(() => this.#port(isSource))
+  }
+
+  #few<T>(make: () => T): T[] {
+    return Array.from({ length: 1 + this.#random.below(3) }, make)
   }
 
   #serviceAccounts() {

@@ -32,8 +32,15 @@ export interface Decision {
   readonly allowed: boolean
   /** What decided, in words: `egress of p11: GlobalNetworkPolicy x, egress rule 2: Deny`. */
   readonly by: string
-  /** The rules that decided, for the count of what a run has covered. */
-  readonly rules: readonly PolicyRule[]
+  /** Every verdict on the way, those that passed the packet on too: for the count of what a run has covered. */
+  readonly verdicts: readonly Verdict[]
+}
+
+export interface Verdict {
+  readonly action: 'Allow' | 'Deny' | 'Pass'
+  readonly by: string
+  /** Absent: the end of a tier, no profile, or a rule of Kubernetes. */
+  readonly rule?: PolicyRule
 }
 
 type Direction = 'ingress' | 'egress'
@@ -44,12 +51,6 @@ interface Item {
   readonly labels: Labels
   readonly nets: readonly Prefix[]
   readonly ports: readonly { readonly name: string; readonly protocol: number; readonly port: number }[]
-}
-
-interface Verdict {
-  readonly action: 'Allow' | 'Deny' | 'Pass'
-  readonly by: string
-  readonly rule?: PolicyRule
 }
 
 /** A policy in the form that the ladder of tiers asks: does it bind this pod, what does it say of this packet. */
@@ -94,7 +95,7 @@ export class Oracle {
   }
 
   decide(probe: Probe): Decision {
-    const rules: PolicyRule[] = []
+    const verdicts: Verdict[] = []
     let by = 'nobody is asked'
     for (const [direction, name] of [
       ['egress', probe.from],
@@ -102,32 +103,38 @@ export class Oracle {
     ] as const) {
       const pod = this.#pods.get(name)
       if (!pod) continue
-      const verdict = this.#judge(pod, probe, direction)
-      if (verdict.rule) rules.push(verdict.rule)
-      by = `${direction} of ${name}: ${verdict.by}`
-      if (verdict.action !== 'Allow') return { allowed: false, by, rules }
+      const found = this.#judge(pod, probe, direction)
+      verdicts.push(...found)
+      const last = found.at(-1)!
+      by = `${direction} of ${name}: ${last.by}`
+      if (last.action !== 'Allow') return { allowed: false, by, verdicts }
     }
-    return { allowed: true, by, rules }
+    return { allowed: true, by, verdicts }
   }
 
-  #judge(pod: WorkloadEndpoint, probe: Probe, direction: Direction): Verdict {
+  /** The verdicts in order; the last one is final. */
+  #judge(pod: WorkloadEndpoint, probe: Probe, direction: Direction): Verdict[] {
     const asked = this.#policies.filter(
       policy => policy.types.includes(direction === 'ingress' ? 'Ingress' : 'Egress') && policy.binds(pod),
     )
+    const passed: Verdict[] = []
     for (const tier of new Set(asked.map(policy => policy.tier))) {
       let verdict: Verdict | undefined
       for (const policy of asked) if (policy.tier === tier) verdict ??= policy.judge(probe, direction)
-      if (verdict && verdict.action !== 'Pass') return verdict
-      if (!verdict && !this.#tiers.get(tier)?.passes) return { action: 'Deny', by: `end of tier ${tier}` }
+      if (!verdict) {
+        const passes = this.#tiers.get(tier)?.passes ?? false
+        verdict = { action: passes ? 'Pass' : 'Deny', by: `end of tier ${tier}` }
+      }
+      passed.push(verdict)
+      if (verdict.action !== 'Pass') return passed
     }
     for (const profile of pod.spec.profiles ?? []) {
-      const verdict = judgeRules(this, this.#profileRules.get(profile)?.[direction] ?? [], probe, '', {
-        title: `Profile ${profile}`,
-        direction,
-      })
-      if (verdict && verdict.action !== 'Pass') return verdict
+      const rules = this.#profileRules.get(profile)?.[direction] ?? []
+      const verdict = judgeRules(this, rules, probe, '', { title: `Profile ${profile}`, direction })
+      if (verdict) passed.push(verdict)
+      if (verdict && verdict.action !== 'Pass') return passed
     }
-    return { action: 'Deny', by: 'no profile allows' }
+    return [...passed, { action: 'Deny', by: 'no profile allows' }]
   }
 
   #tierRank({ tier }: Policy): number {
@@ -307,6 +314,24 @@ export class Oracle {
     const ports = this.#pods.get(probe.to)?.spec.ports ?? []
     return ports.some(one => one.name === port && one.port === probe.port && number(one.protocol) === probe.protocol)
   }
+}
+
+/** What a verdict says about the coverage of a run: `Allow`, `protocol`, `source.notNets`, `Kubernetes`, `end of tier`... */
+export function featuresOf({ action, by, rule }: Verdict): string[] {
+  if (!rule) return [/^(Kubernetes|end of tier|no profile)/.exec(by)?.[0] ?? by]
+  if (by.startsWith('Profile kns.')) return ["profile of the pod's namespace"]
+  const { action: _action, source = {}, destination = {}, metadata: _metadata, ...rest } = rule
+  return [
+    action,
+    ...Object.keys(rest),
+    ...Object.entries({ source, destination }).flatMap(([side, fields]) =>
+      Object.entries(fields).map(([field, value]) => `${side}.${field}${byName(field, value) ? ' by name' : ''}`),
+    ),
+  ]
+}
+
+function byName(field: string, value: unknown): boolean {
+  return /ports$/i.test(field) && (value as readonly unknown[]).some(port => !/^[\d:]+$/.test(String(port)))
 }
 
 interface KubernetesSpec {

@@ -1,14 +1,16 @@
 /**
  * The packets of a set: one for every ordered pair of stations and each family, aimed at what its rules name.
  *
- * Most are made from a rule, drawn by lot: its protocol, one of its ports or the one beside it, its ICMP type. The rest
- * are drawn from everything. No packet of a set belongs to the connection of another: none share protocol, sender and
+ * Candidates are made from a rule, drawn by lot: its protocol, one of its ports or the one beside it, its ICMP type; or
+ * drawn from everything. Of several, mostly the one is kept for which, as the naive reader sees it, the rarest fields of
+ * rules speak; else any, so that what no rule names is asked too. No packet of a set belongs to the connection of another: none share protocol, sender and
  * source port, and of protocols without ports, whose answers look like requests, each way of a pair has its own.
  */
 
 import type { Family } from '../../src/lib/ip.ts'
 import type { PolicyRule } from '../../src/model/index.ts'
 import type { SimRandom } from '../sim/clock.ts'
+import { featuresOf, Oracle, type Decision } from './oracle.ts'
 import { protocols, stations, type PolicySet, type Probe } from './cluster.ts'
 
 export const portNumbers = [53, 80, 443, 5000, 8080]
@@ -31,27 +33,32 @@ type Aim = Pick<Probe, 'protocol' | 'sourcePort' | 'port' | 'type' | 'code'>
 const withPorts: readonly number[] = [protocols.tcp, protocols.udp, protocols.sctp]
 const numbers: Readonly<Record<string, number>> = { ICMP: 1, TCP: 6, UDP: 17, ICMPv6: 58, SCTP: 132 }
 const firstSourcePort = 20_000
+const candidatesPerProbe = 6
 
 export function probesFor(set: PolicySet, random: SimRandom): Probe[] {
   const named = namedPorts(set)
   const hints = hintsIn(set, named)
   const all = [...new Set([...portNumbers, ...named.values(), ...hints.flatMap(({ ports }) => ports)].flat())]
+  const oracle = new Oracle(set)
   const taken = new Set<string>()
   const probes: Probe[] = []
   for (const from of stations)
     for (const to of stations) {
       if (from === to) continue
       for (const family of [4, 6] as const) {
-        const hint = hints.length > 0 && random.chance(0.6) ? random.pick(hints) : undefined
-        const aim = (hint && aimed(hint, family, random)) ?? anything(family, all, random)
-        const probe = { from: from.name, to: to.name, family, ...aim }
-        const seat = `${from.name} ${aim.protocol} ${aim.sourcePort}`
-        const isPlain = plainProtocols.includes(aim.protocol)
-        const isShared = isPlain ? backwards(probes, probe) : taken.has(seat) || aim.sourcePort === 0
+        const candidates = Array.from({ length: random.chance(0.7) ? candidatesPerProbe : 1 }, () => {
+          const hint = hints.length > 0 && random.chance(0.7) ? random.pick(hints) : undefined
+          const aim = (hint && aimed(hint, family, random)) ?? anything(family, all, random)
+          return { from: from.name, to: to.name, family, ...aim }
+        })
+        const probe = best(candidates, one => interest(oracle.decide(one)))
+        const seat = `${from.name} ${probe.protocol} ${probe.sourcePort}`
+        const isPlain = plainProtocols.includes(probe.protocol)
+        const isShared = isPlain ? backwards(probes, probe) : taken.has(seat) || probe.sourcePort === 0
         taken.add(seat)
         if (isPlain && isShared)
-          probes.push({ ...probe, protocol: plainProtocols.find(other => other !== aim.protocol)! })
-        else if (isShared && withPorts.includes(aim.protocol))
+          probes.push({ ...probe, protocol: plainProtocols.find(other => other !== probe.protocol)! })
+        else if (isShared && withPorts.includes(probe.protocol))
           probes.push({ ...probe, sourcePort: firstSourcePort + probes.length })
         else probes.push(probe)
       }
@@ -62,6 +69,25 @@ export function probesFor(set: PolicySet, random: SimRandom): Probe[] {
 /** Whether the other way of the pair has this protocol. */
 function backwards(probes: readonly Probe[], { from, to, family, protocol }: Probe): boolean {
   return probes.some(one => one.from === to && one.to === from && one.family === family && one.protocol === protocol)
+}
+
+/** The fields of rules that spoke; those of ports and ICMP need the right packet and count more. */
+function interest({ verdicts }: Decision): number {
+  const fields = verdicts.filter(({ rule }) => rule).flatMap(featuresOf)
+  return fields.reduce((sum, field) => sum + (/ports|icmp/i.test(field) ? 4 : /\./.test(field) ? 1 : 0.1), 0)
+}
+
+/** The first of those that score most. */
+function best<T>(from: readonly T[], score: (one: T) => number): T {
+  let chosen: T = from[0]!
+  let most = from.length > 1 ? score(chosen) : 0
+  for (const one of from.slice(1)) {
+    const is = score(one)
+    if (is <= most) continue
+    chosen = one
+    most = is
+  }
+  return chosen
 }
 
 function aimed({ protocol, ports, sourcePorts, icmp }: Hint, family: Family, random: SimRandom): Aim | undefined {

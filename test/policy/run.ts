@@ -9,11 +9,10 @@
  */
 
 import { parseArgs } from 'node:util'
-import type { PolicyRule } from '../../src/model/index.ts'
 import { SimRandom } from '../sim/clock.ts'
 import { changesBetween, describeProbe, manifestsOf, type PolicySet, type Probe } from './cluster.ts'
 import { generateSet } from './generate.ts'
-import { Oracle, type Decision } from './oracle.ts'
+import { featuresOf, Oracle, type Decision } from './oracle.ts'
 import { Real } from './real.ts'
 import { recipes } from './recipes.ts'
 import { Simulated, type Answer } from './simulated.ts'
@@ -23,6 +22,8 @@ export interface Case {
   readonly probes: readonly Probe[]
   /** What makes this case again. */
   readonly again: string
+  /** What the recipe's own text says becomes of a packet. */
+  readonly documented?: (probe: Probe) => boolean
 }
 
 export interface Disagreement {
@@ -30,13 +31,14 @@ export interface Disagreement {
   readonly oracle: Decision
   readonly simulated: Answer
   readonly real: boolean | undefined
+  readonly documented: boolean | undefined
 }
 
 export interface Tally {
   sets: number
   probes: number
   allowed: number
-  /** How often a rule that decided had this field. */
+  /** How often a rule that decided or passed on had this field; and what else decided. */
   readonly fields: Map<string, number>
 }
 
@@ -57,7 +59,7 @@ export class TruthTable {
     this.#real = real
   }
 
-  async check({ set, probes }: Case): Promise<Disagreement[]> {
+  async check({ set, probes, documented }: Case): Promise<Disagreement[]> {
     const changes = changesBetween(this.#before, set)
     this.#before = set
     const oracle = new Oracle(set)
@@ -69,18 +71,20 @@ export class TruthTable {
     const real = await this.#real?.probe(probes)
     this.#count(decisions)
     return probes.flatMap((probe, i) => {
-      const found = { probe, oracle: decisions[i]!, simulated: simulated[i]!, real: real?.[i] }
-      const answers = new Set([found.oracle.allowed, found.simulated.allowed, found.real ?? found.oracle.allowed])
-      return answers.size === 1 ? [] : [found]
+      const oracle = decisions[i]!
+      const found = { probe, oracle, simulated: simulated[i]!, real: real?.[i], documented: documented?.(probe) }
+      const others = [found.simulated.allowed, found.real, found.documented]
+      return others.every(answer => answer === undefined || answer === oracle.allowed) ? [] : [found]
     })
   }
 
   #count(decisions: readonly Decision[]): void {
     this.tally.sets++
     this.tally.probes += decisions.length
-    for (const { allowed, rules } of decisions) {
+    const count = (what: string): void => void this.tally.fields.set(what, (this.tally.fields.get(what) ?? 0) + 1)
+    for (const { allowed, verdicts } of decisions) {
       if (allowed) this.tally.allowed++
-      for (const field of rules.flatMap(fieldsOf)) this.tally.fields.set(field, (this.tally.fields.get(field) ?? 0) + 1)
+      for (const verdict of verdicts) featuresOf(verdict).forEach(count)
     }
   }
 
@@ -89,26 +93,17 @@ export class TruthTable {
   }
 }
 
-/** `action Allow`, `protocol`, `source.notNets`... */
-function fieldsOf({ action, source, destination, metadata: _metadata, ...rest }: PolicyRule): string[] {
-  const sides = { source: source ?? {}, destination: destination ?? {} }
-  return [
-    `action ${action}`,
-    ...Object.keys(rest),
-    ...Object.entries(sides).flatMap(([side, fields]) => Object.keys(fields).map(field => `${side}.${field}`)),
-  ]
-}
-
 export function report({ set, again }: Case, found: readonly Disagreement[]): string {
   const word = (allowed: boolean | undefined): string =>
     allowed === undefined ? 'not asked' : allowed ? 'allowed' : 'denied'
   const lines = found
     .slice(0, 10)
-    .flatMap(({ probe, oracle, simulated, real }) => [
+    .flatMap(({ probe, oracle, simulated, real, documented }) => [
       describeProbe(probe),
       `  naive reader      ${word(oracle.allowed)}: ${oracle.by}`,
       `  simulated filter  ${word(simulated.allowed)}: ${simulated.by}`,
       `  real packets      ${word(real)}`,
+      ...(documented === undefined ? [] : [`  its documentation ${word(documented)}`]),
     ])
   const rest = found.length > 10 ? [`... and ${found.length - 10} more packets of this set`] : []
   return [
@@ -165,7 +160,7 @@ function summary({ sets, probes, allowed, fields }: Tally, real: Real | undefine
   const answers = real ? 'naive reader, simulated filter and real packets' : 'naive reader and simulated filter'
   const { shots = 0, askedAgain = 0, unaccounted = 0 } = real?.effort ?? {}
   return [
-    `rules that decided, by field: ${decided.join(', ')}`,
+    `verdicts, by what decided: ${decided.join(', ')}`,
     ...(real ? [`${shots} shots; ${askedAgain} asked again after silence, ${unaccounted} a third time`] : []),
     `${sets} sets, ${probes} probes (${allowed} allowed), ${answers}, ${(tookMs / 1000).toFixed(1)} s`,
   ].join('\n')
