@@ -66,9 +66,12 @@ export class Neighbours {
   }
 
   linksChanged(links: readonly Link[]): void {
-    const indexes = new Map(links.map(({ name, index }) => [name, index]))
+    const present = new Map(links.map(link => [link.name, link]))
     for (const [name, device] of this.#devices) {
-      const index = indexes.get(name)
+      const link = present.get(name)
+      const index = link?.index
+      // A device that goes down forgets its neighbours, permanent or not.
+      if (!link?.up) device.known = false
       if (index === device.index) continue
       device.index = index
       device.known = false
