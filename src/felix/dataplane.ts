@@ -150,7 +150,7 @@ export class Dataplane {
 
   /** True when the event makes a pass worth while. */
   onEvent(change: KernelChange): boolean {
-    return this.#routes.onEvent(change)
+    return change.kind === 'rules' ? this.#firewall.onRules() : this.#routes.onEvent(change)
   }
 
   /** A kernel without IPv6 is asked for nothing of it. */

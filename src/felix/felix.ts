@@ -257,9 +257,10 @@ export class Felix {
   // ----------------------------------------------------------------------------------------------------- when to pass
 
   #onKernel(change: KernelChange): void {
-    if (change.kind !== 'route') this.#linksChanged = true
+    const ofLinks = change.kind !== 'route' && change.kind !== 'rules'
+    if (ofLinks) this.#linksChanged = true
     if (this.#dataplane.onEvent(change)) this.#arm(this.#dataplane.nextAt() ?? this.#deps.clock.now())
-    else if (change.kind !== 'route') this.#wake()
+    else if (ofLinks) this.#wake()
   }
 
   #wake(): void {

@@ -47,6 +47,9 @@ const bothFamilies: readonly Family[] = [4, 6]
 const tableNames = ['raw', 'mangle', 'filter', 'nat'] as const
 type TableName = (typeof tableNames)[number]
 
+/** Events of a write come this long after it at most. */
+const echoMs = 200
+
 const nowhere: NatAddresses = { masquerade: { 4: [], 6: [] }, pools: { 4: [], 6: [] }, hosts: { 4: [], 6: [] } }
 const nothing = { policies: new Set<string>(), profiles: new Set<string>() }
 
@@ -64,6 +67,10 @@ export class Firewall {
   #policed: PolicedHosts = { links: new Map() }
   /** What the chains of host endpoints lead to in tables other than filter. */
   readonly #needs: Record<'raw' | 'mangle', ReturnType<typeof hostNeeds>> = { raw: nothing, mangle: nothing }
+  readonly #deps: DriverDeps
+  #applying = false
+  /** Until then an event is most likely our own write. */
+  #echoUntil = Number.NEGATIVE_INFINITY
   #settings: Settings
   #marks: MarkBits
   #addresses: NatAddresses = nowhere
@@ -71,6 +78,7 @@ export class Firewall {
   #tunnels: TunnelPlan | undefined
 
   constructor(settings: Settings, deps: DriverDeps) {
+    this.#deps = deps
     this.#settings = settings
     this.#marks = marksOf(settings)
     this.#sets = { 4: new IpSets(4, deps), 6: new IpSets(6, deps) }
@@ -309,17 +317,37 @@ export class Firewall {
 
   /** New sets and members, then the tables. Drivers keep their own failures. */
   async applyRules(families: readonly Family[]): Promise<void> {
-    // Families share nothing; a pod's ADD waits for both.
-    await Promise.all(
-      families.map(async family => {
-        await this.#sets[family].applyAdds()
-        for (const name of tableNames) await this.#tables[family][name].table.apply()
-      }),
-    )
+    const writes = this.#countWrites()
+    this.#applying = true
+    try {
+      // Families share nothing; a pod's ADD waits for both.
+      await Promise.all(
+        families.map(async family => {
+          await this.#sets[family].applyAdds()
+          for (const name of tableNames) await this.#tables[family][name].table.apply()
+        }),
+      )
+    } finally {
+      this.#applying = false
+      if (this.#countWrites() > writes) this.#echoUntil = this.#deps.clock.now() + echoMs
+    }
   }
 
   async applyRemovals(families: readonly Family[]): Promise<void> {
     for (const family of families) await this.#sets[family].applyRemovals()
+  }
+
+  /** Somebody, maybe we, changed a table. True when it is worth a look: what we miss here is seen after our own write. */
+  onRules(): boolean {
+    if (this.#applying || this.#deps.clock.now() < this.#echoUntil) return false
+    for (const family of bothFamilies) for (const name of tableNames) this.#tables[family][name].table.suspect()
+    return true
+  }
+
+  #countWrites(): number {
+    let writes = 0
+    for (const family of bothFamilies) for (const name of tableNames) writes += this.#tables[family][name].table.writes
+    return writes
   }
 
   nextAt(families: readonly Family[]): number | undefined {

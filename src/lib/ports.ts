@@ -441,6 +441,8 @@ export type KernelChange =
       readonly prefix: Prefix
       readonly gone: boolean
     }
+  /** Rules of some table of either family, own writes too. Only of kernels that tell: the legacy tables do not. */
+  | { readonly kind: 'rules' }
   | { readonly kind: 'overrun' }
 
 /**

@@ -774,7 +774,7 @@ function watchCases(
   world: () => KernelWorld,
   { link, set, remove }: Pick<RouteTools, 'link' | 'set' | 'remove'>,
 ): void {
-  test('watch: devices, addresses and routes, own and foreign, until stopped', async () => {
+  test('watch: devices, addresses, routes and rules, own and foreign, until stopped', async () => {
     const seen: KernelChange[] = []
     const stop = world().kernel.watch(change => seen.push(change))
     const saw = (what: (change: KernelChange) => boolean): Promise<void> => world().until(() => seen.some(what))
@@ -805,6 +805,16 @@ function watchCases(
     await saw(ofRoute('10.197.0.0/26', 4, true))
     await world().removeDevice('kc-w0')
     await saw(c => c.kind === 'link' && c.name === 'kc-w0' && c.gone)
+    for (const family of [4, 6] as const) {
+      const changes = (): number => seen.filter(c => c.kind === 'rules').length
+      const script = '*filter\n:kc-watch - [0:0]\nCOMMIT\n'
+      const before = changes()
+      await world().kernel.restoreTable(family, script)
+      await world().until(() => changes() > before)
+      const between = changes()
+      await world().foreignRules(family, script.replace('COMMIT', '-A kc-watch -j DROP\nCOMMIT'))
+      await world().until(() => changes() > between)
+    }
     stop()
     const heard = seen.length
     await world().device('kc-w1', [])

@@ -149,7 +149,7 @@ describe('what a change costs', () => {
       name: 'a label that moves an endpoint into a set: one member per family',
       change: [remote(2, { app: 'client' })],
       want: ['changeSets', 'changeSets'],
-      says: text => deepEqual(text.map(line => line.split(' ')[2]).sort(), ['10.48.9.2', 'fd48::9:2']),
+      says: text => deepEqual(text.map(line => line.split(' ')[2] ?? '').sort(), ['10.48.9.2', 'fd48::9:2']),
     },
     { name: 'an endpoint elsewhere that no rule names: nothing', change: [remote(3, { app: 'third' })], want: [] },
     { name: 'a label that no selector asks for: nothing', change: [remote(1, { app: 'client', x: 'y' })], want: [] },
@@ -551,7 +551,7 @@ describe('host endpoints', () => {
       await host.clock.advance(1_000)
       equal(felix.snapshot().phase, 'in step', host.log.lines.join('; '))
       for (const [one, want] of c.packets)
-        equal(await host.through(4, c.hooks, one), want, `${one.source} port ${one.destinationPort} ${one.inLink}`)
+        equal(await host.through(4, c.hooks, one), want, `${one.source.key} port ${one.destinationPort} ${one.inLink}`)
       await felix.stop()
     })
 
@@ -562,6 +562,20 @@ describe('host endpoints', () => {
     await host.clock.advance(1_000)
     equal(await host.through(4, forward, toHost(80, { outLink: 'eth1' })), 'drop')
     equal(await host.through(4, forward, packet('10.48.9.1', '10.48.0.1')), 'accept', 'a pod’s does not')
+    await felix.stop()
+  })
+
+  test('neighbours of IPv6 are found whatever policy says', async () => {
+    const host = new Host()
+    const felix = host.felix([endpoint({ interfaceName: '*' })])
+    await host.clock.advance(1_000)
+    const icmp = (icmpType: number) =>
+      packet('fd00::9', 'fd00::1', { protocol: 'ipv6-icmp', icmpType, outLink: 'eth0' })
+    for (const hooks of [input, output]) {
+      equal(await host.through(6, hooks, icmp(135)), 'accept')
+      equal(await host.through(6, hooks, icmp(136)), 'accept')
+      equal(await host.through(6, hooks, icmp(128)), 'drop')
+    }
     await felix.stop()
   })
 
@@ -620,6 +634,47 @@ describe('connections', () => {
     deepEqual(host.kernel.connections, [])
     equal(felix.snapshot().phase, 'in step')
     match(host.log.lines.join('; '), /warn cannot forget the connections/)
+    await felix.stop()
+  })
+})
+
+describe('what others change', () => {
+  const edits: readonly (readonly [string, string])[] = [
+    ['our chain emptied', '-F cali-FORWARD'],
+    ['a rule above ours', '-I FORWARD -j ACCEPT'],
+    ['our hook gone', '-F FORWARD'],
+    ['an endpoint’s chain opened', '-I cali-tw-cali1 -j ACCEPT'],
+  ]
+  for (const [name, line] of edits)
+    test(`put right as soon as the kernel tells: ${name}`, async () => {
+      const host = new Host()
+      const felix = host.felix([...cluster, onlyClients])
+      await host.clock.advance(60_000)
+      const stranger = packet('10.48.9.2', '10.48.0.1')
+      host.kernel.editTable(4, `*filter\n${line}\nCOMMIT\n`)
+      await host.clock.advance(100)
+      ok(felix.snapshot().tables['filter 4']!.drift > 0, 'it was seen')
+      equal(await host.through(4, forward, stranger), 'drop')
+      equal(felix.snapshot().phase, 'in step')
+      await felix.stop()
+    })
+
+  test('who changes tables without pause costs a look a second', async () => {
+    const host = new Host()
+    const felix = host.felix([...cluster, onlyClients])
+    await host.clock.advance(60_000)
+    let looks = 0
+    host.kernel.refuse(
+      call => call.op === 'saveTable' && call.family === 4 && call.table === 'filter' && ++looks === 0,
+      {
+        times: Infinity,
+      },
+    )
+    for (let i = 0; i < 1_000; i++) {
+      host.kernel.editTable(4, '*nat\n:KUBE-X - [0:0]\nCOMMIT\n')
+      await host.clock.advance(10)
+    }
+    ok(looks >= 8 && looks <= 12, `${looks} looks in ten seconds`)
     await felix.stop()
   })
 })

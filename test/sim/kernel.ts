@@ -225,6 +225,7 @@ export class SimKernel implements Kernel {
   /** Somebody else's `iptables-restore --noflush`. */
   editTable(family: Family, script: string): void {
     this.#tables[family].restore(script)
+    this.#emit({ kind: 'rules' })
   }
 
   /** Somebody else's `ipset restore`. */
@@ -426,6 +427,7 @@ export class SimKernel implements Kernel {
   async restoreTable(family: Family, script: string): Promise<void> {
     await this.#enter({ op: 'restoreTable', family, script })
     inToolsWords(() => this.#tables[family].restore(script))
+    this.#emit({ kind: 'rules' })
   }
 
   async readSets(family: Family): Promise<SetState[]> {

@@ -238,6 +238,7 @@ export class KernelRoutes {
   }
 
   #kernelChanged(change: KernelChange): void {
+    if (change.kind === 'rules') return
     const ours = change.kind === 'route' && change.gone && change.protocol === this.#mark.protocol
     // A route of ours that is gone and not desired is one that we removed.
     if (change.kind !== 'route' || (ours && this.#desired.has(change.prefix.key))) this.#readBackSoon(readBackMs)

@@ -159,6 +159,9 @@ function failsafeName(way: 'from' | 'to'): string {
   return way === 'from' ? 'cali-failsafe-in' : 'cali-failsafe-out'
 }
 
+/** Multicast listening, routers and neighbours: without them no failsafe port of IPv6 can be reached. */
+const discoveryTypes = [130, 131, 132, 133, 134, 135, 136]
+
 function failsafeChains(table: DecidingTable, family: Family, { failsafe }: Settings): Chain[] {
   const lines = (way: 'from' | 'to', ports: readonly FailsafePort[], side: 'dport' | 'sport'): Rule[] =>
     ports
@@ -170,15 +173,19 @@ function failsafeChains(table: DecidingTable, family: Family, { failsafe }: Sett
   // Without tracking nothing tells an answer from a question but its port.
   const answers = (way: 'from' | 'to', ports: readonly FailsafePort[]): Rule[] =>
     table === 'raw' ? lines(way, ports, 'sport') : []
+  const discovery: Rule[] = (family === 6 ? discoveryTypes : []).map(type => ({
+    match: `-p ipv6-icmp -m icmp6 --icmpv6-type ${type}`,
+    action: '-j ACCEPT',
+  }))
   return [
     {
       name: failsafeName('from'),
-      rules: [...lines('from', failsafe.in, 'dport'), ...answers('from', failsafe.out)],
+      rules: [...discovery, ...lines('from', failsafe.in, 'dport'), ...answers('from', failsafe.out)],
       whenRefused: 'empty',
     },
     {
       name: failsafeName('to'),
-      rules: [...lines('to', failsafe.out, 'dport'), ...answers('to', failsafe.in)],
+      rules: [...discovery, ...lines('to', failsafe.out, 'dport'), ...answers('to', failsafe.in)],
       whenRefused: 'empty',
     },
   ]

@@ -16,7 +16,8 @@
  * tool names only the line of COMMIT). They are replaced by their stand-in, closed for anything that decides, and tried
  * again later; everything else is applied. Before that, rules that decide nothing (logs) are left out of all chains: a
  * kernel that lacks their target loses the log and no more. Hooks: `insert` means on top of everything, re-inserted when something is
- * put above; `append` means once, wherever. Contract §4.3, §4.6.
+ * put above; `append` means once, wherever. Where the kernel tells of others' changes the look comes soon after; at the
+ * refresh interval it comes in any case. Contract §4.3, §4.6.
  */
 
 import { Delta } from '../../lib/delta.ts'
@@ -48,6 +49,9 @@ export interface KernelChain {
 /** Backoff entry of the table as a whole; no chain is called so. */
 const wholeTable = '*'
 const probeChain = 'cali-try'
+/** Between two looks that others' changes ask for: this long, and so many times what one takes. */
+const leastLookPauseMs = 1_000
+const looksShare = 20
 
 export class Table {
   readonly #options: TableOptions
@@ -71,6 +75,9 @@ export class Table {
   #drift = 0
   /** The kernel refuses the optional rules. */
   #plainOnly = false
+  #writes = 0
+  #readAt = Number.NEGATIVE_INFINITY
+  #readTookMs = 0
 
   constructor(options: TableOptions, deps: DriverDeps) {
     this.#options = options
@@ -104,6 +111,17 @@ export class Table {
   /** The next pass reads back first. */
   distrust(): void {
     this.#known = false
+  }
+
+  /** Somebody changed some table: a look soon, but not over and over while others keep changing theirs. */
+  suspect(): void {
+    const pause = Math.max(leastLookPauseMs, this.#readTookMs * looksShare)
+    this.#checkAt = earliest(this.#checkAt, Math.max(this.#deps.clock.now(), this.#readAt + pause))
+  }
+
+  /** How many scripts were written so far. */
+  get writes(): number {
+    return this.#writes
   }
 
   /** True when this chain is in the kernel as wanted. */
@@ -167,12 +185,14 @@ export class Table {
 
   async #read(): Promise<void> {
     this.#meter.saves.add(1, this.#meter.labels)
+    this.#readAt = this.#deps.clock.now()
     const text = await this.#deps.kernel
       .saveTable(this.#options.family, this.#options.table)
       .catch((error: unknown) => {
         this.#meter.saveErrors.add(1, this.#meter.labels)
         throw error
       })
+    this.#readTookMs = this.#deps.clock.now() - this.#readAt
     const before = this.#readBefore ? new Map(this.#chains.actual) : undefined
     const chains = parseSave(text)
     const ours: [string, RenderedChain][] = []
@@ -344,6 +364,7 @@ export class Table {
   }
 
   async #run(lines: readonly string[]): Promise<void> {
+    this.#writes++
     this.#meter.restores.add(1, this.#meter.labels)
     this.#meter.lines.add(lines.length, this.#meter.labels)
     const script = [`*${this.#options.table}`, ...lines, 'COMMIT', ''].join('\n')

@@ -50,6 +50,10 @@ const AF_BRIDGE = 7
 /** Link, IPv4 address, IPv4 route, IPv6 address, IPv6 route. */
 const watchedGroups = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
 
+/** Rules of nftables, and of the iptables that writes through it (linux/netfilter/nfnetlink.h, nf_tables.h). */
+const ruleGroups = 0x40
+const NFT_NEWGEN = (10 << 8) | 15
+
 /** Opens the netlink socket at once: without one there is no agent. */
 export async function createKernel(options: KernelOptions = {}): Promise<LinuxKernel> {
   // The threads of Node's pool inherit the namespace of whoever first makes them work: that must be this one, not a
@@ -73,6 +77,7 @@ export class LinuxKernel implements Kernel {
   #forConnections: NetlinkSocket | undefined
   readonly #watchers = new Set<(change: KernelChange) => void>()
   #monitor: NetlinkMonitor | undefined
+  #ruleMonitor: NetlinkMonitor | undefined
   #backends: Promise<Backends> | undefined
 
   constructor(options: KernelOptions) {
@@ -171,19 +176,35 @@ export class LinuxKernel implements Kernel {
       message => this.#tell(changeOf(message)),
       () => this.#tell({ kind: 'overrun' }),
     )
+    this.#ruleMonitor ??= this.#watchRules()
     return () => {
       this.#watchers.delete(watcher)
-      if (this.#watchers.size > 0) return
-      this.#monitor?.close()
-      this.#monitor = undefined
+      if (this.#watchers.size === 0) this.#stopWatching()
     }
+  }
+
+  /** Each commit ends with a message of its own. Without the right to listen there are no such events. */
+  #watchRules(): NetlinkMonitor | undefined {
+    const tell = (): void => this.#tell({ kind: 'rules' })
+    try {
+      return new NetlinkMonitor(NETLINK_NETFILTER, ruleGroups, ({ type }) => type === NFT_NEWGEN && tell(), tell)
+    } catch (error) {
+      if (error instanceof SystemError) return undefined
+      throw error
+    }
+  }
+
+  #stopWatching(): void {
+    this.#monitor?.close()
+    this.#monitor = undefined
+    this.#ruleMonitor?.close()
+    this.#ruleMonitor = undefined
   }
 
   /** Ends the sockets. Calls under way fail. */
   close(): void {
     this.#watchers.clear()
-    this.#monitor?.close()
-    this.#monitor = undefined
+    this.#stopWatching()
     this.#forRoutes.close()
     this.#forLinks.close()
     this.#forConnections?.close()
