@@ -7,21 +7,22 @@
  *   2  pools with `disableBGPExport`                    reject
  *   3  communities of every `prefixAdvertisements`      next
  *   4  MED 0 on own routes, 100 on learned ones         next   eBGP: a router prefers the node that owns the block
- *   5  own blocks and own addresses outside them        accept
- *   6  anything inside a pool                           accept
- *   7  the rest                                         reject
+ *   5  own blocks, own addresses outside them, services accept
+ *   6  service ranges, on a reflector                   accept
+ *   7  anything inside a pool                           accept
+ *   8  the rest                                         reject
  *
  * Import differs from Calico, which accepts everything (contract §5.3, pain 5). Here, after the peer's BGPFilters:
  *
  *   1  own blocks, and anything inside them             reject   but nodes may send the /32 of a borrowed address
- *   2  pools from a router that is no node              reject   while nodes carry them; with the mesh off and no
- *                                                                reflector the router is their only source
- *   3  default route and martians from nodes            reject
+ *   2  pools and service ranges from a router           reject   while nodes carry them; with the mesh off and no
+ *      that is no node                                           reflector the router is their only source
+ *   3  default route, prefixes to /7 from nodes         reject
  *   4  martians from routers                            reject
  *   5  the rest                                         accept
  *
- * A BGPFilter rule that names an interface never matches a route of ours: routes here have no interface until the
- * kernel side resolves them.
+ * A BGPFilter rule that names an interface is about the one behind which the next hop is; our own routes have none, and
+ * only `*` matches them.
  */
 
 import { Prefix, familyBits } from '../lib/ip.ts'
@@ -39,6 +40,8 @@ export interface ExportFacts {
   /** Pools that may be announced, and those that must not. */
   readonly pools: readonly Prefix[]
   readonly hiddenPools: readonly Prefix[]
+  /** Service ranges that we reflect for others. */
+  readonly reflectedServices?: readonly Prefix[]
   readonly filters: readonly BGPFilter[]
   readonly advertisements: Pick<BGPConfigurationSpec, 'communities' | 'prefixAdvertisements'>
 }
@@ -49,6 +52,7 @@ export interface ImportFacts {
   /** Some session with a node carries the pools' routes. */
   readonly nodesCarryPools: boolean
   readonly pools: readonly Prefix[]
+  readonly services?: readonly Prefix[]
   readonly ownBlocks: readonly Prefix[]
   readonly filters: readonly BGPFilter[]
 }
@@ -67,6 +71,8 @@ export function exportPolicy(facts: ExportFacts): Policy {
     })
   }
   rules.push(accept('own route', { source: ['local'] }))
+  const services = facts.reflectedServices ?? []
+  if (services.length > 0) rules.push(accept('inside a service range', { prefixes: services.map(inside) }))
   if (facts.pools.length > 0) rules.push(accept('inside a pool', { prefixes: facts.pools.map(inside) }))
   return { rules, otherwise: 'reject' }
 }
@@ -81,7 +87,10 @@ export function importPolicy(facts: ImportFacts): Policy {
   if (!facts.fromNode && facts.nodesCarryPools && facts.pools.length > 0) {
     rules.push(reject('own pool', { prefixes: facts.pools.map(inside) }))
   }
-  if (facts.fromNode) rules.push(reject('default route from a node', { prefixes: defaults.map(exactly) }))
+  const services = facts.services ?? []
+  if (!facts.fromNode && facts.nodesCarryPools && services.length > 0)
+    rules.push(reject('service range', { prefixes: services.map(inside) }))
+  if (facts.fromNode) rules.push(reject('default route from a node', { prefixes: defaults.map(upToSeven) }))
   rules.push(reject('martian', { prefixes: martians.map(inside) }))
   return { rules, otherwise: 'accept' }
 }
@@ -100,7 +109,8 @@ const martians = [
   'ff00::/8',
 ].map(text => Prefix.of(text))
 
-const exactly = (prefix: Prefix): PrefixMatch => ({ prefix })
+/** Nobody's network is larger than a /8: with a default route goes what covers it in halves or quarters. */
+const upToSeven = (prefix: Prefix): PrefixMatch => ({ prefix, min: 0, max: 7 })
 const inside = (prefix: Prefix): PrefixMatch => ({ prefix, min: prefix.length, max: familyBits(prefix.family) })
 const hosts = (prefix: Prefix): PrefixMatch => ({
   prefix,
@@ -150,13 +160,13 @@ export function filterRules(filters: readonly BGPFilter[], direction: 'import' |
 }
 
 function filterRule(name: string, rule: BGPFilterRule, all: Prefix): PolicyRule[] {
-  if (rule.interface !== undefined && rule.interface !== '*') return []
   const match: PolicyMatch = {
     ...prefixMatch(rule, all),
     ...(rule.source === 'RemotePeers' && { source: ['ebgp', 'ibgp'] as const }),
     ...(rule.peerType && { peerType: rule.peerType === 'eBGP' ? ('ebgp' as const) : ('ibgp' as const) }),
     ...(rule.asPathPrefix && { asPathPrefix: rule.asPathPrefix.flatMap(as => parseAsNumber(as) ?? []) }),
     ...(rule.priority !== undefined && { priority: rule.priority }),
+    ...(rule.interface !== undefined && rule.interface !== '*' && { interface: rule.interface }),
     ...communityMatch(rule.communities?.values ?? []),
   }
   const action = rule.action === 'Accept' ? 'accept' : 'reject'

@@ -11,8 +11,14 @@
  * Both families ride on the IPv4 session between nodes; a node that lists one family there (Calico's BIRD) gets a second
  * session on its IPv6 address (bgp-speaker.md §3). Both sides dial: nobody is passive by address.
  *
- * Announced: blocks whose claim this node has confirmed, and the addresses of local endpoints that lie outside them
- * (borrowed ones). Nothing else of the kernel is scraped or re-announced.
+ *   workloads   a BGPPeer with `localWorkloadSelector`: the local endpoints it names; they dial, we wait
+ *
+ * Announced: blocks whose claim this node has confirmed, the addresses of local endpoints that lie outside them (borrowed
+ * ones), and the service ranges of BGPConfiguration unless the node is labelled out of load balancing (contract §9).
+ * Nothing else of the kernel is scraped or re-announced.
+ *
+ * BFD, which Calico's resources cannot say, is an annotation of a BGPPeer, or of BGPConfiguration `default` for the mesh:
+ * `manx/bfd: on`, or `300ms x 3`. A peer on none of our subnets is watched over several hops (RFC 5883).
  */
 
 import { Ip, Prefix, type Family } from '../lib/ip.ts'
@@ -33,14 +39,15 @@ import {
   type WorkloadEndpoint,
 } from '../model/index.ts'
 import { exportPolicy, importPolicy, localPrefOf } from './mesh-policy.ts'
-import type { Origination, PeerConfig, SpeakerConfig } from './types.ts'
+import type { Origination, OwnAddress, PeerConfig, SpeakerConfig } from './types.ts'
 
 /** What only the host knows. */
 export interface LocalFacts {
   readonly node: string
   /** `CALICO_ROUTER_ID`, else derived by `routerIdOf`. */
   readonly routerId?: Ip
-  readonly addresses: readonly { readonly ip: Ip; readonly length: number }[]
+  /** With `link`, BGPFilter rules can tell interfaces. */
+  readonly addresses: readonly OwnAddress[]
   /** A BGP password by its reference; undefined: it cannot be had, and the session must stay down. */
   secret(ref: SecretRef): string | undefined
   /** Keys of node sessions whose OPEN listed only their own family. */
@@ -61,6 +68,11 @@ export interface MeshPlan {
 
 const defaultAs = 64512
 const normalPriority = 1024
+const outOfLoadBalancing = 'node.kubernetes.io/exclude-from-external-load-balancers'
+const bfdAnnotation = 'manx/bfd'
+
+/** As the annotation would say it. */
+const defaultBfd = ['', '300', '3'] as const
 
 interface NodeFacts {
   readonly name: string
@@ -117,7 +129,7 @@ export class Mesh {
       ...(self.clusterId && { clusterId: Ip.of(self.clusterId) }),
       listen: this.#listen(self, port),
       peers: [...peers].sort((a, b) => a.address.compare(b.address) || a.port - b.port),
-      originate: this.#originate(facts.node, ownBlocks),
+      originate: this.#originate(self, ownBlocks),
       addresses: facts.addresses,
     }
     return { config, problems: [...new Map(problems.map(p => [`${p.resource} ${p.message}`, p])).values()] }
@@ -216,9 +228,13 @@ export class Mesh {
     return own.sort((a, b) => a.compare(b))
   }
 
-  #originate(node: string, ownBlocks: readonly Prefix[]): Origination[] {
-    const localPref = localPrefOf(normalPriority)
-    const out: Origination[] = ownBlocks.map(prefix => ({ prefix, localPref, tag: 'block' }))
+  #originate(self: NodeFacts, ownBlocks: readonly Prefix[]): Origination[] {
+    const node = self.name
+    const pref = {
+      4: localPrefOf(this.#setting(node, 'ipv4NormalRoutePriority') ?? normalPriority),
+      6: localPrefOf(this.#setting(node, 'ipv6NormalRoutePriority') ?? normalPriority),
+    }
+    const one = (prefix: Prefix, tag: string): Origination => ({ prefix, localPref: pref[prefix.family], tag })
     const single = new Map<string, Prefix>()
     for (const endpoint of this.#endpoints.values()) {
       if (endpoint.spec.node !== node) continue
@@ -228,7 +244,21 @@ export class Mesh {
       }
     }
     const sorted = [...single.values()].sort((a, b) => a.compare(b))
-    return [...out, ...sorted.map(prefix => ({ prefix, localPref, tag: 'address' }))]
+    const services = self.labels[outOfLoadBalancing] === 'true' ? [] : this.#services(node).all
+    return [
+      ...ownBlocks.map(prefix => one(prefix, 'block')),
+      ...sorted.map(prefix => one(prefix, 'address')),
+      ...services.map(prefix => one(prefix, 'service')),
+    ]
+  }
+
+  /** `reflected`: what a reflector hands on although nothing of it is its own (contract §5.4, 9). */
+  #services(node: string): { readonly all: Prefix[]; readonly reflected: Prefix[] } {
+    const prefixes = (field: 'serviceClusterIPs' | 'serviceExternalIPs' | 'serviceLoadBalancerIPs'): Prefix[] =>
+      (this.#setting(node, field) ?? []).flatMap(({ cidr }) => Prefix.parse(cidr) ?? [])
+    const reflected = [...prefixes('serviceExternalIPs'), ...prefixes('serviceLoadBalancerIPs')]
+    const all = new Map([...prefixes('serviceClusterIPs'), ...reflected].map(prefix => [prefix.key, prefix]))
+    return { all: [...all.values()].sort((a, b) => a.compare(b)), reflected }
   }
 
   // ------------------------------------------------------------------------------------------------ who peers
@@ -248,6 +278,9 @@ export class Mesh {
       if (!this.#appliesTo(peer, self, problems)) continue
       for (const peering of this.#targets(peer, self, facts, problems)) add(peering)
     }
+    for (const peer of resources)
+      if (peer.spec.localWorkloadSelector !== undefined && this.#appliesTo(peer, self, problems))
+        for (const peering of this.#workloads(peer, self, problems)) add(peering)
     for (const peer of [...global, ...specific])
       for (const peering of this.#mirrors(peer, self, facts, problems)) add(peering)
     if (this.#setting('', 'nodeToNodeMeshEnabled') !== false && !self.clusterId) {
@@ -300,6 +333,32 @@ export class Mesh {
     ]
   }
 
+  /** Local endpoints that speak BGP to their node: one session per address. */
+  #workloads(peer: BGPPeer, self: NodeFacts, problems: MeshProblem[]): Peering[] {
+    const resource = `BGPPeer/${peer.metadata.name}`
+    const parsed = parseSelector(peer.spec.localWorkloadSelector!)
+    if (!parsed.ok) {
+      problems.push({ resource, message: `localWorkloadSelector: ${parsed.error.message}` })
+      return []
+    }
+    if (peer.spec.asNumber === undefined) {
+      problems.push({ resource, message: 'asNumber is missing' })
+      return []
+    }
+    const as = asNumber(peer.spec.asNumber)
+    return [...this.#endpoints.values()]
+      .filter(({ spec, metadata }) => spec.node === self.name && parsed.selector.matches(metadata.labels ?? {}))
+      .flatMap(({ spec }) => (spec.ipNetworks ?? []).flatMap(text => Prefix.parse(text) ?? []))
+      .map(({ ip }) => ({
+        address: ip,
+        port: 179,
+        as,
+        families: [ip.family],
+        resource: peer,
+        origin: 'local workload',
+      }))
+  }
+
   /** Sessions that somebody else's BGPPeer implies for us: we are its peer (contract §5.2, 3). */
   #mirrors(peer: BGPPeer, self: NodeFacts, facts: LocalFacts, problems: MeshProblem[]): Peering[] {
     if (peer.spec.reversePeering === 'Manual' || peer.spec.localWorkloadSelector !== undefined) return []
@@ -339,7 +398,11 @@ export class Mesh {
     const mesh = peering.origin === 'node-to-node mesh'
     const restart = duration(mesh ? this.#setting('', 'nodeMeshMaxRestartTime') : spec.maxRestartTime)
     const keepalive = duration(spec.keepaliveTime)
-    const source = spec.sourceAddress === 'None' ? undefined : address.family === 4 ? self.ip4 : self.ip6
+    const workload = peering.origin === 'local workload'
+    const unsourced = spec.sourceAddress === 'None' || workload
+    const source = unsourced ? undefined : address.family === 4 ? self.ip4 : self.ip6
+    const services = this.#services(self.name)
+    const bfd = this.#bfd(peering, facts, problems)
     return {
       key: keyOf(peering),
       name: node?.name ?? resource?.metadata.name ?? address.key,
@@ -351,7 +414,7 @@ export class Mesh {
       client: !ebgp && self.clusterId !== undefined && node?.clusterId !== self.clusterId,
       families: peering.families,
       ...(source && { source }),
-      passive: false,
+      passive: workload,
       ...passwordOf(mesh ? this.#setting('', 'nodeMeshPassword') : spec.password, facts),
       ...(spec.ttlSecurity !== undefined && { ttlSecurity: spec.ttlSecurity }),
       holdSeconds: 90,
@@ -363,10 +426,12 @@ export class Mesh {
       allowOwnAs: spec.numAllowedLocalASNumbers ?? 0,
       // Without it a reflector hides all but one of the nodes that serve an address (calico #6451).
       addPath: !ebgp,
+      ...(bfd && { bfd }),
       importPolicy: importPolicy({
         fromNode: node !== undefined,
         nodesCarryPools: all.some(p => p.node !== undefined),
         pools: [...pools.exported, ...pools.hidden],
+        services: services.all,
         ownBlocks,
         filters,
       }),
@@ -374,11 +439,27 @@ export class Mesh {
         ebgp,
         pools: pools.exported,
         hiddenPools: pools.hidden,
+        ...(self.clusterId && { reflectedServices: services.reflected }),
         filters,
         advertisements: this.#advertisements(self.name),
       }),
       maxPrefix: node ? { limit: 4096, action: 'warn' } : { limit: 10_000, action: 'reset', restartMinutes: 15 },
     }
+  }
+
+  #bfd({ resource, address }: Peering, facts: LocalFacts, problems: MeshProblem[]): PeerConfig['bfd'] {
+    const of = resource ?? this.#configs.get('default')
+    const asked = of?.metadata.annotations?.[bfdAnnotation]
+    if (asked === undefined || asked === 'off') return undefined
+    const words = asked === 'on' ? defaultBfd : /^\s*(\d+)\s*ms\s*x\s*(\d+)\s*$/.exec(asked)
+    const [intervalMs, multiplier] = [Number(words?.[1]), Number(words?.[2])]
+    if (!(intervalMs >= 50 && intervalMs <= 60_000 && multiplier >= 1 && multiplier <= 255)) {
+      const message = `annotation ${bfdAnnotation} is \`${asked}\`, not \`on\`, \`off\` or like \`300ms x 3\``
+      problems.push({ resource: `${of!.kind}/${of!.metadata.name}`, message })
+      return undefined
+    }
+    const direct = facts.addresses.some(own => new Prefix(own.ip, own.length).contains(address))
+    return { transmitMs: intervalMs, receiveMs: intervalMs, multiplier, multihop: !direct && !address.isLinkLocal() }
   }
 
   #filtersOf(resource: BGPPeer | undefined, problems: MeshProblem[]): BGPFilter[] {

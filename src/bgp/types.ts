@@ -122,7 +122,14 @@ export interface SpeakerConfig {
   readonly peers: readonly PeerConfig[]
   readonly originate: readonly Origination[]
   /** Own addresses: a route whose next hop is one of them is refused; also the source of IPv6 next hops over IPv4. */
-  readonly addresses: readonly { readonly ip: Ip; readonly length: number }[]
+  readonly addresses: readonly OwnAddress[]
+}
+
+/** An address of ours and the length of its subnet; `link`: the interface it is on, for policies that ask for it. */
+export interface OwnAddress {
+  readonly ip: Ip
+  readonly length: number
+  readonly link?: string
 }
 
 /** A route of our own. */
@@ -161,6 +168,8 @@ export interface PolicyMatch {
   readonly communities?: readonly number[]
   readonly largeCommunities?: readonly (readonly [number, number, number])[]
   readonly asPathPrefix?: readonly number[]
+  /** The interface behind which the next hop is, as our addresses tell; `*` stands for any characters. None: no match. */
+  readonly interface?: string
   /** Kernel metric or `2147483647 - LOCAL_PREF`, as Calico's BGPFilter `priority`. */
   readonly priority?: number
 }
@@ -305,7 +314,7 @@ export interface RibSelf {
   readonly routerId: Ip
   readonly clusterId: Ip
   readonly localAs: number
-  readonly addresses: readonly { readonly ip: Ip; readonly length: number }[]
+  readonly addresses: readonly OwnAddress[]
 }
 
 /** Parts of the protocol that need the RIB; what it does not have is never offered to a peer. Absent: not there. */

@@ -270,3 +270,57 @@ describe('filters as functions', () => {
     expect(rib.counts(1, 4).accepted).toBe(1)
   })
 })
+
+describe('interfaces in policies (BGPFilter `interface`)', () => {
+  const onLinks = (wanted: string): Policy => ({
+    rules: [{ name: 'link', match: { interface: wanted }, action: 'accept' }],
+    otherwise: 'reject',
+  })
+  const options = (link: string) => ({
+    routerId: Ip.of('10.0.0.1'),
+    localAs: us,
+    addresses: [
+      { ip: Ip.of('10.0.0.1'), length: 24 },
+      { ip: Ip.of('192.0.2.1'), length: 24, link },
+      { ip: Ip.of('fd00::1'), length: 64, link: 'vxlan.calico' },
+    ],
+  })
+  const rows: readonly [string, string, boolean][] = [
+    ['eth1', 'eth1', true],
+    ['eth*', 'eth1', true],
+    ['*1', 'eth1', true],
+    ['eth', 'eth1', false],
+    ['e.h1', 'eth1', false],
+    ['*.calico', 'bond0.calico', true],
+  ]
+  test.each(rows)('`%s` and %s: %s', (wanted, link, accepted) => {
+    const rib = makeRib()
+    rib.configure(options(link))
+    rib.addPeer(makePeer(1, 'ebgp', { importPolicy: onLinks(wanted) }))
+    give(rib, 1, announce({ path: [65001], hop: '192.0.2.7' }, [p]))
+    give(rib, 1, announce({ path: [65001], hop: '203.0.113.1' }, ['10.7.0.0/16']))
+    expect(rib.counts(1, 4).accepted).toBe(accepted ? 1 : 0)
+  })
+
+  test('an address that moves to another interface: import and export are judged again', () => {
+    const rib = makeRib()
+    rib.configure(options('eth1'))
+    rib.addPeer(makePeer(1, 'ebgp'))
+    rib.addPeer(makePeer(2, 'ebgp', { exportPolicy: onLinks('eth2') }))
+    give(rib, 1, announce({ path: [65001], hop: '192.0.2.7', hop6: 'fd00::9' }, [p]))
+    settle(rib)
+    expect([...advertisedTo(rib, 2, 4)]).toEqual([])
+    rib.configure(options('eth2'))
+    settle(rib)
+    expect([...advertisedTo(rib, 2, 4)].map(a => a.prefix.key)).toEqual([p])
+  })
+
+  test('our own routes are behind no interface', () => {
+    const rib = makeRib()
+    rib.configure(options('eth1'))
+    rib.originate([{ prefix: Prefix.of('10.9.0.0/26'), tag: 'block' }])
+    rib.addPeer(makePeer(2, 'ebgp', { exportPolicy: onLinks('*') }))
+    settle(rib)
+    expect([...advertisedTo(rib, 2, 4)]).toEqual([])
+  })
+})

@@ -276,7 +276,7 @@ describe('policies', () => {
       },
     }
     const policy = exportPolicy({ ebgp: false, pools: [], hiddenPools: [], filters: [filter], advertisements: {} })
-    expect(policy.rules.slice(0, 3)).toEqual([
+    expect(policy.rules.slice(0, 4)).toEqual([
       {
         name: 'f exportV4[0]',
         match: { prefixes: [{ prefix: Prefix.of('10.0.0.0/8'), min: 8, max: 24 }] },
@@ -289,6 +289,11 @@ describe('policies', () => {
           prefixes: [{ prefix: Prefix.of('0.0.0.0/0'), min: 0, max: 32 }],
           notPrefixes: [{ prefix: Prefix.of('10.1.0.0/16') }],
         },
+        action: 'reject',
+      },
+      {
+        name: 'f exportV4[2]',
+        match: { prefixes: [{ prefix: Prefix.of('0.0.0.0/0'), min: 0, max: 32 }], interface: 'eth0' },
         action: 'reject',
       },
       {
@@ -327,4 +332,164 @@ test('router id without IPv4 comes from the name and is never zero', () => {
   expect(id.family).toBe(4)
   expect(id.equals(Ip.of('0.0.0.0'))).toBe(false)
   expect(plan(trio).config.routerId.key).toBe('10.0.0.11')
+})
+
+describe('service prefixes (contract §9)', () => {
+  const ranges = settings({
+    serviceClusterIPs: [{ cidr: '10.96.0.0/12' }, { cidr: 'fd00:96::/108' }],
+    serviceExternalIPs: [{ cidr: '192.0.2.0/24' }],
+    serviceLoadBalancerIPs: [{ cidr: '198.51.100.0/24' }, { cidr: '192.0.2.0/24' }],
+  })
+  const services = (updates: readonly Update[], facts: Partial<LocalFacts> = {}) =>
+    plan(updates, facts)
+      .config.originate.filter(o => o.tag === 'service')
+      .map(o => o.prefix.key)
+
+  test('every node announces every range once, with the priority of an ordinary route', () => {
+    const wanted = ['10.96.0.0/12', '192.0.2.0/24', '198.51.100.0/24', 'fd00:96::/108']
+    expect(services([...trio, ranges])).toEqual(wanted)
+    expect(plan([...trio, ranges]).config.originate[0]!.localPref).toBe(2147482623)
+  })
+
+  test('a node that is out of load balancing announces none', () => {
+    const label = { 'node.kubernetes.io/exclude-from-external-load-balancers': 'true' }
+    expect(services([node('a', dual(11), label), ranges])).toEqual([])
+  })
+
+  test('a node’s own BGPConfiguration wins', () => {
+    const own = settings({ serviceClusterIPs: [{ cidr: '10.97.0.0/16' }] }, 'node.a')
+    expect(services([...trio, settings({ serviceClusterIPs: [{ cidr: '10.96.0.0/12' }] }), own])).toEqual([
+      '10.97.0.0/16',
+    ])
+  })
+
+  test('they leave by the rule for own routes; a reflector hands on external ones; a router may not announce them', () => {
+    const gateway = peer('gw', { peerIP: '10.0.0.1', asNumber: 65001 })
+    const rules = (updates: readonly Update[], which: 'importPolicy' | 'exportPolicy') =>
+      plan(updates)
+        .config.peers.find(p => p.name === 'gw')!
+        [which].rules.map(r => r.name)
+    expect(rules([...trio, ranges, gateway], 'exportPolicy')).not.toContain('inside a service range')
+    const reflector = node('a', { ...dual(11), routeReflectorClusterID: '244.0.0.1' })
+    expect(rules([reflector, ranges, gateway], 'exportPolicy')).toContain('inside a service range')
+    expect(rules([...trio, ranges, gateway], 'importPolicy')).toContain('service range')
+  })
+
+  test('the priority of ordinary routes is a setting', () => {
+    const updates = [node('a', dual(11)), claim('a', '10.48.0.0/26'), claim('a', 'fd00:48::/122')]
+    const set = settings({ ipv4NormalRoutePriority: 1000 })
+    expect(plan([...updates, set]).config.originate.map(o => o.localPref)).toEqual([2147482647, 2147482623])
+  })
+})
+
+describe('top-of-rack routers only, mesh off (section 9.7)', () => {
+  const rack = [
+    ...trio,
+    settings({ nodeToNodeMeshEnabled: false }),
+    pool('p4', '10.48.0.0/16'),
+    claim('a', '10.48.0.0/26'),
+    peer('tor', { peerIP: '10.0.0.1', asNumber: 65001, numAllowedLocalASNumbers: 1 }),
+  ]
+
+  test('the router is the only source of other racks’ blocks, so its routes inside pools are taken; own blocks are not', () => {
+    const [tor, ...others] = plan(rack).config.peers
+    expect(others).toEqual([])
+    expect(tor!.importPolicy.rules.map(r => r.name)).toEqual(['own block', 'martian'])
+    expect(tor!.importPolicy.otherwise).toBe('accept')
+    expect(tor!.exportPolicy.rules.map(r => r.name)).toContain('own route')
+    expect(tor!.allowOwnAs).toBe(1)
+  })
+
+  test('beside a mesh the router is not believed about pools', () => {
+    const meshed = rack.map(update => (update.kind === 'BGPConfiguration' ? settings({}) : update))
+    const tor = plan(meshed).config.peers.find(p => p.name === 'tor')
+    expect(tor!.importPolicy.rules.map(r => r.name)).toContain('own pool')
+  })
+})
+
+describe('options of BGPPeer', () => {
+  const rows: { name: string; spec: BGPPeerSpec; want: object }[] = [
+    { name: 'nextHopMode Self', spec: { nextHopMode: 'Self' }, want: { nextHopMode: 'self' } },
+    { name: 'nextHopMode Keep', spec: { nextHopMode: 'Keep' }, want: { nextHopMode: 'keep' } },
+    { name: 'nextHopMode Auto', spec: { nextHopMode: 'Auto' }, want: { nextHopMode: 'auto' } },
+    { name: 'the older keepOriginalNextHop', spec: { keepOriginalNextHop: true }, want: { nextHopMode: 'keep' } },
+    {
+      name: 'keepOriginalNextHop on iBGP says nothing',
+      spec: { keepOriginalNextHop: true, asNumber: 64512 },
+      want: { nextHopMode: 'auto' },
+    },
+    { name: 'localASNumber', spec: { localASNumber: 64999 }, want: { localAs: 64999, addPath: false } },
+    {
+      name: 'localASNumber makes it iBGP',
+      spec: { localASNumber: 65001 },
+      want: { localAs: 65001, remoteAs: 65001, addPath: true },
+    },
+    { name: 'sourceAddress None', spec: { sourceAddress: 'None' }, want: { passive: false } },
+    { name: 'ttlSecurity', spec: { ttlSecurity: 2 }, want: { ttlSecurity: 2 } },
+    { name: 'keepaliveTime', spec: { keepaliveTime: '7s' }, want: { keepaliveSeconds: 7 } },
+    { name: 'maxRestartTime', spec: { maxRestartTime: '5m' }, want: { restartSeconds: 300 } },
+  ]
+  test.each(rows)('$name', ({ spec, want }) => {
+    const updates = [node('a', dual(11)), peer('gw', { peerIP: '10.0.0.1', asNumber: 65001, ...spec })]
+    expect(plan(updates).config.peers[0]).toMatchObject(want)
+    expect('source' in plan(updates).config.peers[0]!).toBe(spec.sourceAddress !== 'None')
+  })
+})
+
+describe('workloads that speak BGP', () => {
+  const labelled = (name: string, on: string, nets: string[], labels: Record<string, string>): Update => {
+    const update = endpoint(name, on, nets)
+    if (update.kind !== 'WorkloadEndpoint') throw new Error('no endpoint')
+    return { ...update, value: { ...update.value!, metadata: { ...update.value!.metadata, labels } } }
+  }
+  const speaker = peer('pods', { localWorkloadSelector: "role == 'lb'", asNumber: 65100 })
+
+  test('local endpoints that the selector names, one passive session per address', () => {
+    const updates = [
+      node('a', dual(11)),
+      speaker,
+      labelled('one', 'a', ['10.48.0.5/32', 'fd00:48::5/128'], { role: 'lb' }),
+      labelled('two', 'a', ['10.48.0.6/32'], { role: 'web' }),
+      labelled('far', 'b', ['10.48.1.5/32'], { role: 'lb' }),
+    ]
+    const { peers } = plan(updates).config
+    expect(peers.map(p => [p.key, p.origin, p.passive, p.remoteAs, p.source])).toEqual([
+      ['10.48.0.5', 'local workload', true, 65100, undefined],
+      ['fd00:48::5', 'local workload', true, 65100, undefined],
+    ])
+  })
+
+  test('only on the nodes that the peer is for', () => {
+    const elsewhere = peer('pods', { node: 'b', localWorkloadSelector: 'all()', asNumber: 65100 })
+    expect(plan([node('a', dual(11)), elsewhere, labelled('one', 'a', ['10.48.0.5/32'], {})]).config.peers).toEqual([])
+  })
+})
+
+describe('BFD by annotation', () => {
+  const asks = (bfd: string | undefined, address = '10.0.0.1') => {
+    const gateway = peer('gw', { peerIP: address, asNumber: 65001 })
+    if (gateway.kind !== 'BGPPeer') throw new Error('no peer')
+    const annotations = bfd === undefined ? {} : { 'manx/bfd': bfd }
+    const metadata = { ...gateway.value!.metadata, annotations }
+    const updates = [node('a', dual(11)), { ...gateway, value: { ...gateway.value!, metadata } }]
+    return plan(updates, { addresses: [{ ip: Ip.of('10.0.0.11'), length: 24 }] })
+  }
+  const rows: readonly [string | undefined, string, object | undefined][] = [
+    ['on', '10.0.0.1', { transmitMs: 300, receiveMs: 300, multiplier: 3, multihop: false }],
+    ['100ms x 5', '10.0.0.1', { transmitMs: 100, receiveMs: 100, multiplier: 5, multihop: false }],
+    ['on', '192.0.2.1', { transmitMs: 300, receiveMs: 300, multiplier: 3, multihop: true }],
+    ['off', '10.0.0.1', undefined],
+    [undefined, '10.0.0.1', undefined],
+  ]
+  test.each(rows)('%s to %s', (bfd, address, want) => {
+    const { config, problems } = asks(bfd, address)
+    expect(config.peers[0]!.bfd).toEqual(want)
+    expect(problems).toEqual([])
+  })
+
+  test.each(['yes', '10ms x 3', '300ms x 0', '300 x 3'])('`%s` is a problem that is named, and no BFD', bfd => {
+    const { config, problems } = asks(bfd)
+    expect(config.peers[0]!.bfd).toBeUndefined()
+    expect(problems.map(p => p.resource)).toEqual(['BGPPeer/gw'])
+  })
 })

@@ -12,7 +12,7 @@
  * `NextHops` are interned alike, with what the owner told about them: one change of reachability is one flag.
  */
 
-import { Ip } from '../../lib/ip.ts'
+import { Ip, Prefix } from '../../lib/ip.ts'
 import * as asPath from '../wire/as-path.ts'
 import { attributesAt, valueAt, valueLength } from '../wire/attribute-writer.ts'
 import { code } from '../wire/attributes.ts'
@@ -352,6 +352,7 @@ export class NextHops {
   readonly #index: Nets
   readonly #ownKeys = new Set<string>()
   readonly #seed: number
+  #links: readonly { readonly subnet: Prefix; readonly link: string }[] = []
   #last = -1
 
   constructor(seed: number) {
@@ -451,9 +452,21 @@ export class NextHops {
     return true
   }
 
-  setOwn(addresses: readonly Ip[]): void {
+  /** The interface of the longest subnet of ours that the next hop is in; link-local ones tell nothing. */
+  linkOf(id: number): string | undefined {
+    const ip = this.ipOf(id)
+    if (ip.isLinkLocal()) return undefined
+    return this.#links.find(({ subnet }) => subnet.contains(ip))?.link
+  }
+
+  setOwn(addresses: readonly { readonly ip: Ip; readonly length?: number; readonly link?: string }[]): void {
     this.#ownKeys.clear()
-    for (const ip of addresses) this.#ownKeys.add(ip.key)
+    for (const { ip } of addresses) this.#ownKeys.add(ip.key)
+    this.#links = addresses
+      .flatMap(({ ip, length, link }) =>
+        length === undefined || link === undefined ? [] : [{ subnet: new Prefix(ip, length), link }],
+      )
+      .sort((a, b) => b.subnet.length - a.subnet.length)
     for (let id = 0; id < this.#index.high; id++)
       if (this.#index.isLive(id)) this.own[id] = this.#ownKeys.has(this.ipOf(id).key) ? 1 : 0
   }

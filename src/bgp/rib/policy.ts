@@ -48,6 +48,8 @@ const rememberedRules = 31
 export class CompiledPolicy {
   readonly policy: Policy
   readonly readsPrefix: boolean
+  /** Interfaces may change while everything else stays. */
+  readonly readsLink: boolean
   readonly #rules: readonly CompiledRule[]
   readonly #verdict: Verdict = { accepted: false, rule: undefined, nextHop: undefined, applied: 0 }
 
@@ -55,6 +57,7 @@ export class CompiledPolicy {
     this.policy = policy
     this.#rules = policy.rules.map(rule => new CompiledRule(rule))
     this.readsPrefix = this.#rules.some(rule => rule.readsPrefix)
+    this.readsLink = policy.rules.some(rule => rule.match.interface !== undefined)
   }
 
   /** True when every route is accepted as it is. */
@@ -111,6 +114,7 @@ class CompiledRule {
   readonly #prefixes: PrefixSet | undefined
   readonly #notPrefixes: PrefixSet | undefined
   readonly #readsAttributes: boolean
+  readonly #link: RegExp | undefined
   #lastSerial = 0
   #lastSets: AttributeSets | undefined
   #lastMatch = false
@@ -121,6 +125,7 @@ class CompiledRule {
     this.#prefixes = match.prefixes && new PrefixSet(match.prefixes)
     this.#notPrefixes = match.notPrefixes && new PrefixSet(match.notPrefixes)
     this.readsPrefix = match.prefixes !== undefined || match.notPrefixes !== undefined || rule.filter !== undefined
+    this.#link = match.interface === undefined ? undefined : globOf(match.interface)
     this.#readsAttributes =
       match.communities !== undefined ||
       match.largeCommunities !== undefined ||
@@ -135,7 +140,14 @@ class CompiledRule {
     if (match.tags && (subject.tag === undefined || !match.tags.includes(subject.tag))) return false
     if (this.#prefixes && !this.#prefixes.has(nets, net)) return false
     if (this.#notPrefixes?.has(nets, net)) return false
+    if (this.#link && !this.#matchesLink(this.#link, subject)) return false
     return !this.#readsAttributes || this.#matchesSet(subject, edit)
+  }
+
+  #matchesLink(wanted: RegExp, { sets, set }: Subject): boolean {
+    const hop = sets.hop[set]!
+    const link = hop < 0 ? undefined : sets.hops.linkOf(hop)
+    return link !== undefined && wanted.test(link)
   }
 
   /** The answer for one set is remembered, since its prefixes come together; not when earlier rules changed something. */
@@ -157,6 +169,11 @@ class CompiledRule {
     if (set.addLargeCommunities) edit.largeCommunities.push(...set.addLargeCommunities)
     if (set.prependAsPath) edit.prepend.unshift(...set.prependAsPath)
   }
+}
+
+function globOf(pattern: string): RegExp {
+  const parts = pattern.split('*').map(part => part.replaceAll(/[.*+?^${}()|[\]\\]/g, '\\$&'))
+  return new RegExp(`^${parts.join('.*')}$`)
 }
 
 function matchesAttributes(match: PolicyMatch, subject: Subject, edit: Edit): boolean {

@@ -37,7 +37,7 @@ export interface RibOptions {
   readonly localAs: number
   readonly clusterId?: Ip
   /** Our own addresses: a route whose next hop is one of them is refused. */
-  readonly addresses: readonly { readonly ip: Ip }[]
+  readonly addresses: readonly { readonly ip: Ip; readonly length?: number; readonly link?: string }[]
 }
 
 /** Work between two looks at the clock. */
@@ -99,7 +99,7 @@ export class Rib implements RibPort {
     this.#identity = identityOf(options)
     const seed = () => Math.floor(deps.random.next() * 2 ** 32) | 0
     this.sets = new AttributeSets(seed())
-    this.sets.hops.setOwn(options.addresses.map(address => address.ip))
+    this.sets.hops.setOwn(options.addresses)
     const on = {
       wake: () => this.#wake(),
       reimport: (table: FamilyTable, path: number) => this.#reimport(table, path),
@@ -117,7 +117,7 @@ export class Rib implements RibPort {
     const before = this.#options
     this.#options = options
     this.#identity = identityOf(options)
-    this.sets.hops.setOwn(options.addresses.map(address => address.ip))
+    this.sets.hops.setOwn(options.addresses)
     if (JSON.stringify(before) === JSON.stringify(options)) return
     for (const state of this.#bySource) if (state) this.#choreEverywhere(state, chore.reimport)
     for (const state of this.#slots) if (state?.up) this.#regroup(state)
@@ -261,7 +261,8 @@ export class Rib implements RibPort {
   /** All that changes which routes a peer gets, or their octets. */
   #groupKey(peer: RibPeer, family: Family): string {
     const terms = this.#terms(peer, family)
-    return JSON.stringify([terms, pathsFor(peer, family), this.#textOf(peer.exportPolicy)])
+    const links = this.#compiled(peer.exportPolicy).readsLink ? this.#options.addresses : []
+    return JSON.stringify([terms, pathsFor(peer, family), this.#textOf(peer.exportPolicy), links])
   }
 
   #terms(peer: RibPeer, family: Family): Exporter['terms'] {
