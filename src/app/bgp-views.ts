@@ -15,6 +15,7 @@
  */
 
 import type {
+  Advertisement,
   AdvertisedRoute,
   ExplainedPath,
   Explanation,
@@ -80,8 +81,10 @@ export interface RouteList {
   readonly next?: Prefix
 }
 
-export interface ExplainView extends Omit<Explanation, 'paths'> {
+export interface ExplainView extends Omit<Explanation, 'paths' | 'peers'> {
   readonly paths: readonly RouteItem[]
+  /** `self`: the next hop sent is our own address of that session. */
+  readonly peers: readonly (Advertisement & { readonly self?: true })[]
   readonly block?: BlockFacts
   readonly kernel?: RouteReport
   readonly withdrawn?: Withdrawn & { readonly peer?: string }
@@ -272,11 +275,17 @@ async function explain(source: BgpSource, query: Query): Promise<ExplainView | R
   return {
     ...found,
     paths: decorated(source, found.paths),
+    peers: found.peers.map(one => (isSelf(source, one) ? { ...one, self: true as const } : one)),
     ...(block && { block }),
     ...(kernel && { kernel }),
     ...(gone && { withdrawn: { ...gone, ...named(source, gone.nextHop) } }),
     ...(cover && { coveredVia: { ...(nextHop && { nextHop }), ...(cover.peer && { peer: cover.peer.name }) } }),
   }
+}
+
+function isSelf(source: BgpSource, { peer: { key }, attributes }: Advertisement): boolean {
+  const local = source.snapshot().peers?.find(peer => peer.key === key)?.localAddress
+  return local !== undefined && attributes?.nextHop?.key === local
 }
 
 /** The peer that a next hop belongs to. */

@@ -31,8 +31,8 @@ export interface VerbRow {
 export const globalFlags: readonly FlagRow[] = [
   {
     flags: '-o, --output <form>',
-    about: 'table (ps), wide, json, yaml, name; get also custom-columns=, go-template=',
-    values: ['table', 'ps', 'wide', 'json', 'yaml', 'name'],
+    about: 'table (ps), wide, json, yaml, name; views also jsonl; get custom-columns=, go-template=',
+    values: ['table', 'ps', 'wide', 'json', 'yaml', 'jsonl', 'name'],
   },
   { flags: '-c, --config <file>', about: 'settings file; else MANXCTL_CONFIG, /etc/manx/manxctl.yaml' },
   { flags: '-n, --namespace <name>', about: 'namespace of namespaced kinds; default `default`' },
@@ -48,6 +48,8 @@ export const globalFlags: readonly FlagRow[] = [
   { flags: '--allow-version-mismatch', about: 'as calicoctl; of no effect here', hidden: true },
 ]
 
+const familyFlag: FlagRow = { flags: '--family <n>', about: 'only IPv4 or IPv6', values: ['4', '6'] }
+const allFlag: FlagRow = { flags: '--all', about: 'on a terminal too, more than 1,000 rows' }
 const filename: FlagRow = { flags: '-f, --filename <file>', about: 'file, folder or - for stdin' }
 const recursive: FlagRow = { flags: '-R, --recursive', about: 'folders below a folder too' }
 const skipEmpty: FlagRow = { flags: '--skip-empty', about: 'no error when there is nothing in the file' }
@@ -171,6 +173,66 @@ export const verbs: readonly VerbRow[] = [
     load: async () => (await import('./bgp.ts')).peer,
   },
   {
+    words: 'bgp routes',
+    args: '[prefix]',
+    group: 'bgp',
+    about: 'The table: paths in use, those that lost, those refused, and the kernel',
+    examples: ['manxctl bgp routes', 'manxctl bgp routes 10.48.0.0/16', 'manxctl bgp routes -o jsonl | jq .prefix'],
+    flags: [{ flags: '--best', about: 'only the paths in use' }, familyFlag, allFlag],
+    load: async () => (await import('./bgp-routes.ts')).routes,
+  },
+  {
+    words: 'bgp route',
+    args: '<address>',
+    group: 'bgp',
+    about: 'The route that an address takes; exit 3 when there is none',
+    examples: ['manxctl bgp route 10.48.1.70', 'manxctl bgp route fd00:48::7'],
+    load: async () => (await import('./bgp-routes.ts')).route,
+  },
+  {
+    words: 'bgp received',
+    args: '<peer>',
+    group: 'bgp',
+    about: 'What a peer announced, as it did, and what became of it',
+    examples: ['manxctl bgp received gateway', 'manxctl bgp received 10.0.0.1 -o json'],
+    flags: [familyFlag, allFlag],
+    load: async () => (await import('./bgp-routes.ts')).received,
+  },
+  {
+    words: 'bgp advertised',
+    args: '<peer>',
+    group: 'bgp',
+    about: 'What a peer is sent, as it is sent',
+    examples: ['manxctl bgp advertised gateway', 'manxctl bgp advertised node-b --family 6'],
+    flags: [familyFlag, allFlag],
+    load: async () => (await import('./bgp-routes.ts')).advertised,
+  },
+  {
+    words: 'bgp explain',
+    args: '<prefix>',
+    group: 'bgp',
+    about: 'Why a prefix is routed as it is: every path, every peer, the kernel; exit 3 without a path',
+    examples: ['manxctl bgp explain 10.48.1.64/26', 'manxctl bgp explain 10.48.1.64/26 -o json'],
+    load: async () => (await import('./bgp-explain.ts')).explain,
+  },
+  {
+    words: 'bgp history',
+    args: '<peer>',
+    group: 'bgp',
+    about: 'What happened to a session, the latest first',
+    examples: ['manxctl bgp history node-c', 'manxctl bgp history gateway -o jsonl'],
+    load: async () => (await import('./bgp.ts')).history,
+  },
+  {
+    words: 'bgp reset',
+    args: '<peer>',
+    group: 'bgp',
+    about: 'End a session and begin it anew, or only ask for its routes again',
+    examples: ['manxctl bgp reset gateway --soft', 'manxctl bgp reset 10.0.0.13'],
+    flags: [{ flags: '--soft', about: 'keep the session; the peer sends its routes again (route refresh)' }],
+    load: async () => (await import('./bgp.ts')).reset,
+  },
+  {
     words: 'node status',
     group: 'node',
     about: 'BGP sessions of this node, as calicoctl shows them, with causes below',
@@ -191,12 +253,53 @@ export const verbs: readonly VerbRow[] = [
     load: async () => (await import('./ipam.ts')).show,
   },
   {
+    words: 'ipam check',
+    group: 'ipam',
+    about: 'Are blocks, claims, addresses and handles as they should be? Exit 3 if not',
+    examples: ['manxctl ipam check', 'manxctl ipam check --fix', 'manxctl ipam check -o report.json'],
+    flags: [
+      { flags: '--show-all-ips', about: 'every address that was looked at' },
+      { flags: '--show-problem-ips', about: 'every address with a problem, those outside pools too' },
+      { flags: '--fix', about: 'put right what is safe while everything runs' },
+      { flags: '--kubeconfig <file>', about: 'as calicoctl; of no effect here', hidden: true },
+    ],
+    load: async () => (await import('./ipam-check.ts')).check,
+  },
+  {
     words: 'ipam release',
     group: 'ipam',
-    about: 'Free an address that nothing uses any more',
-    examples: ['manxctl ipam release --ip 10.48.0.5'],
-    flags: [{ flags: '--ip <address>', about: 'the address' }],
+    about: 'Free addresses that nothing uses any more',
+    examples: ['manxctl ipam release --ip 10.48.0.5', 'manxctl ipam release --from-report=a.json --from-report=b.json'],
+    flags: [
+      { flags: '--ip <address>', about: 'the address' },
+      { flags: '--from-report <file...>', about: 'what every one of these reports of `ipam check -o` calls leaked' },
+      { flags: '--force', about: 'although the store is not locked, or the report of another version' },
+    ],
     load: async () => (await import('./ipam.ts')).release,
+  },
+  {
+    words: 'ipam split',
+    args: '<parts>',
+    group: 'ipam',
+    about: 'Split a pool into 2, 4, 8... pools while the store is locked; addresses stay',
+    examples: ['manxctl ipam split 4 --name pods-v4', 'manxctl ipam split 2 --cidr 10.48.0.0/16'],
+    flags: [
+      { flags: '--name <pool>', about: 'the pool by name' },
+      { flags: '--cidr <cidr>', about: 'the pool by CIDR' },
+    ],
+    load: async () => (await import('./ipam-pools.ts')).split,
+  },
+  {
+    words: 'ipam resize',
+    group: 'ipam',
+    about: 'Give a pool another block size, step by step; run it again after each step',
+    examples: ['manxctl ipam resize --name pods-v4 --block-size 28'],
+    flags: [
+      { flags: '--name <pool>', about: 'the pool by name' },
+      { flags: '--cidr <cidr>', about: 'the pool by CIDR' },
+      { flags: '--block-size <length>', about: 'prefix length of its blocks: 20 to 32, or 116 to 128' },
+    ],
+    load: async () => (await import('./ipam-pools.ts')).resize,
   },
   {
     words: 'ipam configure',

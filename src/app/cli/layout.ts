@@ -49,6 +49,69 @@ export function plainTable(
     .join('')
 }
 
+/**
+ * `plainTable` on a terminal: what is too wide loses columns from the right, except `cut`, which is shortened with `...`.
+ * The first two columns always stay. Elsewhere (`columns` undefined) nothing is ever cut.
+ */
+export function fittedTable(
+  heads: readonly string[],
+  rows: readonly (readonly string[])[],
+  {
+    right = new Set(),
+    headers = true,
+    columns,
+    cut,
+  }: {
+    readonly right?: ReadonlySet<string>
+    readonly headers?: boolean
+    readonly columns: number | undefined
+    readonly cut: string
+  },
+): string {
+  if (columns === undefined) return plainTable(heads, rows, right, headers)
+  const widths = heads.map((head, i) => Math.max(head.length, ...rows.map(row => row[i]!.length)))
+  const least = (i: number) => (heads[i] === cut ? Math.min(widths[i]!, leastCut) : widths[i]!)
+  let kept = heads.map((_head, i) => i)
+  const width = (of: (i: number) => number) => kept.reduce((sum, i) => sum + of(i) + 2, -2)
+  while (width(least) > columns && kept.length > 2) {
+    const gone = kept.findLast(i => i > 1 && heads[i] !== cut)
+    if (gone === undefined) break
+    kept = kept.filter(i => i !== gone)
+  }
+  const over = width(i => widths[i]!) - columns
+  const shorten = (text: string, i: number) => {
+    const room = widths[i]! - over
+    return heads[i] === cut && over > 0 && text.length > room ? `${text.slice(0, Math.max(0, room - 3))}...` : text
+  }
+  return plainTable(
+    kept.map(i => shorten(heads[i]!, i)),
+    rows.map(row => kept.map(i => shorten(row[i]!, i))),
+    right,
+    headers,
+  )
+}
+
+const leastCut = 12
+
+/** Lines of at most `width`, broken at spaces; all but the first are indented. */
+export function wrapped(text: string, indent: number, width = 98): string {
+  const lines: string[] = []
+  let rest = text
+  while (rest.length > width) {
+    const before = rest.lastIndexOf(' ', width)
+    const at = before > indent ? before : rest.indexOf(' ', width)
+    if (at < 0) break
+    lines.push(rest.slice(0, at).trimEnd())
+    rest = ' '.repeat(indent) + rest.slice(at).trimStart()
+  }
+  return [...lines, rest].join('\n')
+}
+
+/** Text of foreign origin may not move the cursor. */
+export function harmless(text: string): string {
+  return text.replaceAll(/\p{Cc}/gu, '?')
+}
+
 /** Two spaces of indent, no final newline; large integers as their digits. */
 export function jsonText(value: unknown): string {
   const exact = JSON as unknown as { rawJSON(text: string): object }

@@ -86,7 +86,7 @@ function systemWorld(progress: (text: string) => void = () => {}): World {
     ask,
     connect: async (flags, world, options) => (await import('./connect.ts')).connect(flags, world, options),
     progress,
-    askAgent: async (flags, world, path) => (await import('./agent.ts')).askAgentOf(flags, world, path),
+    askAgent: async (flags, world, path, body) => (await import('./agent.ts')).askAgentOf(flags, world, path, body),
   }
 }
 

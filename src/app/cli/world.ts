@@ -46,11 +46,24 @@ export interface Flags {
   readonly showBlocks?: boolean
   readonly showBorrowed?: boolean
   readonly showConfiguration?: boolean
+  readonly showAllIps?: boolean
+  readonly showProblemIps?: boolean
+  readonly fix?: boolean
+  readonly force?: boolean
+  readonly fromReport?: readonly string[]
+  readonly cidr?: string
+  readonly name?: string
+  readonly blockSize?: string
+  readonly kubeconfig?: string
   readonly strictaffinity?: string
   readonly maxBlocksPerHost?: string
   readonly ipCooldownSeconds?: string
   readonly kubevirtIpPersistence?: string
   readonly client?: boolean
+  readonly soft?: boolean
+  readonly best?: boolean
+  readonly all?: boolean
+  readonly family?: string
 }
 
 export interface World {
@@ -72,8 +85,8 @@ export interface World {
   connect(flags: Flags, world: World, options?: ConnectOptions): Promise<Connection>
   /** What is done so far, for whoever interrupts: `2 of 5 resources were applied`. */
   progress(text: string): void
-  /** The agent's answer to GET `path`; rejects with `no-agent`, `not-permitted`, `timeout`. */
-  askAgent(flags: Flags, world: World, path: string): Promise<unknown>
+  /** The agent's answer to GET `path`, or with a body to POST; rejects with `no-agent`, `not-permitted`, `timeout`. */
+  askAgent(flags: Flags, world: World, path: string, body?: unknown): Promise<unknown>
 }
 
 export interface ConnectOptions {

@@ -49,6 +49,7 @@ const nodeC = peer({
   cause: { code: 'no-answer', text: 'no answer on TCP 179: 9 tries' },
   timers: { nextDialSeconds: 3.2 },
   maxPrefix: { limit: 4096, action: 'warn' },
+  settings: { bfd: false, filters: [] },
   lastSent: { at: at('2026-11-20T12:09:31'), code: 4, subcode: 0, words: '4/0 hold timer expired', dataHex: '' },
   lastReceived: {
     at: at('2026-11-12T09:19:00'),
@@ -64,6 +65,8 @@ const nodeC = peer({
     { at: at('2026-11-20T12:09:36'), from: 'connect', to: 'active', why: 'TCP: timed out', times: 9 },
   ],
 })
+
+const staleC = { ...nodeC, counts: counts(4, 4, 0), stale: { families: [4], leftSeconds: 48 } }
 
 const view = {
   asOf: '2026-11-20T12:10:43Z',
@@ -209,15 +212,14 @@ PEER       NAME        AS  TYPE    STATE        SINCE  RECV  ACC  ADV  FLAPS  CA
   })
 
   test('one peer: cause, code, remedy, settings, last NOTIFICATIONs, events', async () => {
-    expect((await desk().run('bgp', 'peer', 'node-c')).out).toBe(
-      `10.0.0.13 (node-c), mesh, AS 64512    Active for 1m12s, 1 flap
-Cause     no answer on TCP 179: 9 tries  [B01]
+    expect((await desk({ ...view, peers: [staleC] }).run('bgp', 'peer', 'node-c')).out).toBe(
+      `10.0.0.13 (node-c), mesh, AS 64512                    Active for 1m12s, was up 4d05h, 1 flap
+Cause     no answer on TCP 179: 9 tries                                                      [B01]
 Remedy    open TCP 179 both ways
-Session   10.0.0.11 -> 10.0.0.13:179, next dial in 4 s, IPv4
-          password set, GTSM off, max-prefix warn at 4,096
-Routes    none
-Last sent 4/0 hold timer expired, 12:09:31
-Last received 6/2 cease, administrative shutdown "kernel upgrade", 11-12 09:19
+Session   10.0.0.11 -> 10.0.0.13:179, next dial in 4 s, IPv4,
+          password set, GTSM off, BFD off, filters none, max-prefix warn at 4,096
+Routes    received 4, accepted 4, all stale, removed at 12:11:31
+Last sent 4/0 hold timer expired, 12:09:31          Last received  6/2 "kernel upgrade", 11-12 09:19
 Events (last 3 of 3)
   12:09:36     Connect -> Active           TCP: timed out  9 times
   12:09:31     Established -> Connect      hold timer expired

@@ -39,6 +39,8 @@ export class Desk {
   readonly resources = new Resources({ store: this.store.client('test'), clock: this.clock, random: this.random })
   /** Answers of the agent by path; without one there is no agent. */
   readonly views = new Map<string, unknown>()
+  /** Orders given to the agent. */
+  readonly posted: (readonly [path: string, body: unknown])[] = []
   readonly folder = scratch()
   strict = false
   interactive = false
@@ -96,10 +98,12 @@ export class Desk {
           close: () => Promise.resolve(),
         })
       },
-      askAgent: (_flags, _world, path) =>
-        this.views.has(path)
+      askAgent: (_flags, _world, path, body) => {
+        if (body !== undefined) this.posted.push([path, body])
+        return this.views.has(path)
           ? Promise.resolve(this.views.get(path))
-          : Promise.reject(new CodedError({ code: 'no-agent' }, 'agent is not running')),
+          : Promise.reject(new CodedError({ code: 'no-agent' }, `agent is not running: no ${path}`))
+      },
     }
     let code: number | undefined
     const running = run(argv, world).then(ended => (code = ended))
