@@ -32,6 +32,8 @@ export interface Allocation {
   readonly ip: Ip
   readonly handle: string | undefined
   readonly attributes: Readonly<Record<string, string>>
+  /** Of a second owner that may take over, such as the target of a live migration. */
+  readonly alternate?: Readonly<Record<string, string>>
   /** Block sequence number under which it was given; older records lack it. */
   readonly sequence: bigint | undefined
   /** Set: cooling down, owned by nobody. */
@@ -140,6 +142,7 @@ export class Block {
       ip: this.ipAt(ordinal),
       handle: handleOf(attribute),
       attributes: attribute.secondary ?? {},
+      ...(attribute.alternateOwnerAttrs && { alternate: attribute.alternateOwnerAttrs }),
       sequence: sequence === undefined ? undefined : BigInt(sequence),
       releasedAt: attribute.releasedAt,
     }

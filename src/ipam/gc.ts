@@ -79,8 +79,10 @@ export interface AuditReport {
 }
 
 export interface Scope {
-  /** Everywhere, not only on this node. */
+  /** Also what belongs to nobody: handles, blocks without owner, nodes that are gone. */
   readonly cluster?: boolean
+  /** Also what is the business of other nodes: for a person who asks, not for an agent. */
+  readonly everywhere?: boolean
   /** Handles too, which means to list them all; default: as `cluster`. */
   readonly handles?: boolean
 }
@@ -90,6 +92,8 @@ export interface AuditOptions {
   readonly leakGraceMs?: number
   /** For claims, handles and empty blocks: longer than any commit of others is under way. */
   readonly settleGraceMs?: number
+  /** Frees leaked addresses of nodes that are alive too: somebody asked for it. */
+  readonly forOthers?: boolean
 }
 
 const defaultLeakGraceMs = 15 * 60_000
@@ -105,6 +109,7 @@ export class Audit {
   readonly #deps: { readonly store: Datastore; readonly clock: Clock; readonly log: Log }
   readonly #leakGraceMs: number
   readonly #settleGraceMs: number
+  readonly #forOthers: boolean
   /** Since when each finding has been made in every pass. */
   #since = new Map<string, number>()
 
@@ -123,15 +128,22 @@ export class Audit {
     this.#deps = deps
     this.#leakGraceMs = options.leakGraceMs ?? defaultLeakGraceMs
     this.#settleGraceMs = options.settleGraceMs ?? defaultSettleGraceMs
+    this.#forOthers = options.forOthers ?? false
   }
 
   /** What is wrong now. */
-  async examine({ cluster = false, handles = cluster }: Scope = {}): Promise<readonly Dated[]> {
+  async examine({
+    everywhere = false,
+    cluster = everywhere,
+    handles = cluster,
+  }: Scope = {}): Promise<readonly Dated[]> {
     const now = this.#deps.clock.now()
     const view = await this.#ipam.view(cluster)
+    const isOurs = (node: string): boolean =>
+      node === view.node || everywhere || (cluster && !this.#truth.nodeExists(node))
     const found = [
-      ...leaks(view, this.#truth, cluster),
-      ...affinityFaults(view, this.#truth, cluster),
+      ...leaks(view, this.#truth, { isOurs, cluster }),
+      ...affinityFaults(view, isOurs),
       ...surplus(view, cluster),
       ...(handles ? await this.#handleFaults(view) : []),
     ]
@@ -233,7 +245,9 @@ export class Audit {
   // -------------------------------------------------------------------------------------------------------- repairs
 
   #free(leaked: readonly Leak[]): Promise<Repaired> {
-    return this.#ipam.submit((round, draft) => planFree(round, draft, { leaked, truth: this.#truth }))
+    return this.#ipam.submit((round, draft) =>
+      planFree(round, draft, { leaked, truth: this.#truth, forOthers: this.#forOthers }),
+    )
   }
 
   #repair(finding: Exclude<Finding, Leak>): Promise<Repaired> {
@@ -284,10 +298,13 @@ function spokenFor(view: View, leaked: readonly Leak[]): Set<string> {
   return found
 }
 
-function leaks(view: View, truth: Truth, cluster: boolean): Finding[] {
+function leaks(
+  view: View,
+  truth: Truth,
+  { isOurs, cluster }: { readonly isOurs: (node: string) => boolean; readonly cluster: boolean },
+): Finding[] {
   const findings: Finding[] = []
-  const mine = (node: string | undefined): boolean =>
-    node !== undefined && (node === view.node || (cluster && !truth.nodeExists(node)))
+  const mine = (node: string | undefined): boolean => node !== undefined && isOurs(node)
   for (const { cidr, value, damage } of view.blocks) {
     if (damage !== undefined) {
       if (cluster) findings.push({ kind: 'damaged', cidr, why: damage })
@@ -313,10 +330,9 @@ function leakOf({ ip, handle, sequence, attributes, releasedAt }: Allocation, bl
   return { kind: 'leaked', ip, block, handle, sequence, node }
 }
 
-function affinityFaults(view: View, truth: Truth, cluster: boolean): Finding[] {
+function affinityFaults(view: View, mine: (node: string) => boolean): Finding[] {
   const findings: Finding[] = []
   const blocks = new Map(view.blocks.map(block => [block.cidr.key, block]))
-  const mine = (node: string): boolean => node === view.node || (cluster && !truth.nodeExists(node))
   const claimed = new Set<string>()
   for (const [node, owned] of view.affinities) {
     for (const { cidr, value } of owned) {
@@ -364,7 +380,11 @@ function isWanted(view: View, cidr: Prefix): boolean {
 function planFree(
   { at }: Round,
   draft: Draft,
-  { leaked, truth }: { readonly leaked: readonly Leak[]; readonly truth: Truth },
+  {
+    leaked,
+    truth,
+    forOthers,
+  }: { readonly leaked: readonly Leak[]; readonly truth: Truth; readonly forOthers: boolean },
 ): Plan<Repaired> {
   const byBlock = [...Map.groupBy(leaked, ({ block }) => block.key).values()].slice(0, maxBlocksPerRepair)
   const taken = byBlock.map(group => {
@@ -376,8 +396,8 @@ function planFree(
   for (const { block, group, allocations } of taken)
     for (const [i, allocation] of allocations.entries()) {
       const { handle, sequence, node } = group[i]!
-      const same =
-        allocation?.handle === handle && allocation.sequence === sequence && mayRepair(at, draft, node, truth)
+      const allowed = (forOthers && truth.nodeExists(node)) || mayRepair(at, draft, node, truth)
+      const same = allocation?.handle === handle && allocation.sequence === sequence && allowed
       if (!block || !allocation || !same || truth.evidence(allocation) !== undefined)
         return { kind: 'done', result: { done: false, freed: [] } }
       freed.push(allocation.ip)

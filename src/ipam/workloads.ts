@@ -7,8 +7,8 @@
  * its agent.
  */
 
-import { Prefix } from '../lib/ip.ts'
-import type { Update, WorkloadEndpoint } from '../model/index.ts'
+import { Ip, Prefix } from '../lib/ip.ts'
+import type { Node, Update, WorkloadEndpoint } from '../model/index.ts'
 import { tunnelAddressType } from '../model/index.ts'
 import type { Allocation } from './block.ts'
 
@@ -29,18 +29,22 @@ export class Workloads {
   /** Of each address, and of each container or pod, the endpoints. */
   readonly #byAddress = new Map<string, Set<Endpoint>>()
   readonly #byIdentity = new Map<string, Set<Endpoint>>()
-  readonly #nodes = new Set<string>()
+  /** Of each node its tunnel addresses. */
+  readonly #nodes = new Map<string, readonly string[]>()
 
   apply(update: Update): void {
     if (update.kind === 'Node') {
-      if (update.value) this.#nodes.add(update.name)
+      if (update.value) this.#nodes.set(update.name, tunnelAddressesOf(update.value as Node))
       else this.#nodes.delete(update.name)
     } else if (update.kind === 'WorkloadEndpoint')
       this.#set(`${update.namespace}/${update.name}`, update.value as WorkloadEndpoint | undefined)
   }
 
-  get addresses(): Iterable<string> {
-    return this.#byAddress.keys()
+  /** Addresses in use and by whom, workloads and tunnels apart: what has to be allocated. */
+  inUse(): { readonly workloads: ReadonlyMap<string, string>; readonly tunnels: ReadonlyMap<string, string> } {
+    const workloads = [...this.#byAddress].map(([ip, [holder]]) => [ip, `endpoint ${holder!.name}`] as const)
+    const tunnels = [...this.#nodes].flatMap(([node, ips]) => ips.map(ip => [ip, `tunnel of ${node}`] as const))
+    return { workloads: new Map(workloads), tunnels: new Map(tunnels) }
   }
 
   nodeExists(node: string): boolean {
@@ -101,6 +105,17 @@ export class Workloads {
     for (const address of endpoint.addresses) add(this.#byAddress, address, endpoint)
     for (const identity of identitiesOf(endpoint)) add(this.#byIdentity, identity, endpoint)
   }
+}
+
+function tunnelAddressesOf({ spec }: Node): string[] {
+  const texts = [
+    spec.wireguard?.interfaceIPv4Address,
+    spec.wireguard?.interfaceIPv6Address,
+    spec.bgp?.ipv4IPIPTunnelAddr,
+    spec.ipv4VXLANTunnelAddr,
+    spec.ipv6VXLANTunnelAddr,
+  ]
+  return texts.flatMap(text => Ip.parse(text ?? '')?.key ?? [])
 }
 
 function podIdentity(namespace: string | undefined, pod: string): string {

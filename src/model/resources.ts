@@ -439,7 +439,7 @@ function invalid(ref: ResourceRef, findings: readonly Finding[]): CodedError<Res
 }
 
 /** A random UUID (RFC 9562 version 4) from the Random port, so that a seed gives the same one. */
-function makeUuid(random: Random): string {
+export function makeUuid(random: Random): string {
   const bytes = Array.from({ length: 16 }, () => Math.floor(random.next() * 256))
   bytes[6] = (bytes[6]! & 0x0f) | 0x40
   bytes[8] = (bytes[8]! & 0x3f) | 0x80

@@ -1,5 +1,5 @@
 /**
- * `ipam show`, `release`, `configure`: calicoctl's boxes and lines (contract §3.7), over the ipam room.
+ * `ipam show`, `release --ip`, `configure`: calicoctl's boxes and lines (contract §3.7), over the ipam room.
  */
 
 import { Ip } from '../../lib/ip.ts'
@@ -28,7 +28,12 @@ export async function show(call: Invocation): Promise<number> {
 
 export async function release(call: Invocation): Promise<number> {
   const { flags, world } = call
-  if (flags.ip === undefined) throw usageError('`manxctl ipam release` needs an address', '--ip ADDRESS')
+  if (flags.fromReport !== undefined) {
+    const { releaseFromReports } = await import('./ipam-report.ts')
+    return releaseFromReports(call, flags.fromReport)
+  }
+  if (flags.ip === undefined)
+    throw usageError('`manxctl ipam release` needs an address', '--ip ADDRESS, or --from-report FILE')
   const ip = addressOf(flags.ip)
   await withConnection(call, async connection => {
     const { released, refused } = await (await connection.ipam(nobody)).release([{ ip }])
@@ -109,12 +114,16 @@ function usageDocument({ pools, blocks }: Usage): unknown {
 export function addressText(ip: Ip, info: AddressInfo | undefined): string {
   const allocation = info?.allocation
   if (!allocation) return `${ip.key} is not assigned\n`
-  const { handle, attributes, releasedAt } = allocation
+  const { handle, attributes, alternate, releasedAt } = allocation
   const lines = [`IP ${ip.key} is in use`]
   if (handle !== undefined) lines.push(`Handle ID: ${handle}`)
   if (releasedAt !== undefined) lines.push(`Released at: ${releasedAt}, cooling down`)
   const names = Object.keys(attributes).toSorted()
   lines.push('Active Owner Attributes:', ...names.map(name => `  ${name}: ${attributes[name]}`))
+  if (alternate) {
+    const others = Object.keys(alternate).toSorted()
+    lines.push('Alternate Owner Attributes:', ...others.map(name => `  ${name}: ${alternate[name]}`))
+  }
   return `${lines.join('\n')}\n`
 }
 

@@ -127,7 +127,7 @@ describe('the rest', () => {
     [['no'], ['node']],
     [
       ['', 'ipam'],
-      ['show', 'release', 'configure'],
+      ['show', 'check', 'release', 'split', 'resize', 'configure'],
     ],
     [['ipp', 'get'], ['ippool']],
     [['p', 'get', 'pools'], ['pods-v4']],
