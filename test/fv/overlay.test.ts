@@ -147,8 +147,8 @@ describe('VXLAN across two L3 segments, no BGP anywhere', () => {
     const before = await counted()
     expect(before).toEqual({ accepted: expect.any(Number) as number, dropped: 0 })
     await reaches('pod-e1', lab.addresses('pod-w1'))
-    // The rack's router is no host of the cluster.
-    await lab.exec('east', ['bash', '-c', 'for i in 1 2 3; do echo x > /dev/udp/10.1.0.11/4789; done'])
+    // The routers between the racks are no hosts of the cluster.
+    await lab.exec('fabric', ['bash', '-c', 'for i in 1 2 3; do echo x > /dev/udp/10.1.0.11/4789; done'])
     const after = await until('the counters', counted, ({ dropped }) => dropped === 3)
     expect(after.accepted).toBeGreaterThan(before.accepted)
     const tracked = await lab.exec('e1', ['conntrack', '-L', '-p', 'udp'])
