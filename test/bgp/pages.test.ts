@@ -151,3 +151,13 @@ test('refused paths are counted by peer and rule', () => {
   settle(rib)
   expect([...drive(refusedFrom(rib, [1, 2]))]).toEqual([[1, { 'own pool': 2, 'own AS in path': 1 }]])
 })
+
+test('a path that lost says at which step and to which', () => {
+  const rib = makeRib()
+  for (const slot of [1, 2]) rib.addPeer(makePeer(slot, 'ebgp'))
+  give(rib, 1, announce({ path: [65001, 65009], hop: '10.0.0.11' }, ['10.9.0.0/16']))
+  give(rib, 2, announce({ path: [65002], hop: '10.0.0.12' }, ['10.9.0.0/16']))
+  settle(rib)
+  const { items } = drive(pageOf(rib, { of: 'routes', limit: 9 }))
+  expect(items[1]).toMatchObject({ state: 'usable', step: 5, lostTo: 0, why: 'AS path longer (2 > 1)' })
+})
