@@ -49,6 +49,43 @@ const cases: Case[] = [
     policies: { a: { order: 2, actions: ['Deny'] }, b: { order: 1, actions: ['Allow'] } },
     ingress: 'allowed',
   },
+  {
+    name: 'many with one selector share a chain: the first verdict stands',
+    policies: {
+      ...Object.fromEntries([1, 2, 3, 4, 5, 6].map(order => [`p${order}`, { order, actions: [] as Action[] }])),
+      p7: { order: 7, actions: ['Allow'] },
+      p8: { order: 8, actions: ['Deny'] },
+    },
+    ingress: 'allowed',
+  },
+  {
+    name: 'an early one of many denies',
+    policies: {
+      p1: { order: 1, actions: ['Deny'] },
+      ...Object.fromEntries([2, 3, 4, 5, 6, 7].map(order => [`p${order}`, { order, actions: ['Allow'] as Action[] }])),
+    },
+    ingress: 'denied',
+  },
+  {
+    name: 'an early one of many passes: the rest are not asked',
+    policies: {
+      p1: { order: 1, actions: ['Pass'] },
+      ...Object.fromEntries([2, 3, 4, 5, 6, 7].map(order => [`p${order}`, { order, actions: ['Deny'] as Action[] }])),
+    },
+    profile: ['Allow'],
+    ingress: 'allowed',
+  },
+  {
+    name: 'another selector between: three chains, in order',
+    policies: {
+      p1: { order: 1 },
+      p2: { order: 2 },
+      p3: { order: 3, selector: '! has(x)', actions: ['Allow'] },
+      p4: { order: 4, actions: ['Deny'] },
+      p5: { order: 5, actions: ['Deny'] },
+    },
+    ingress: 'allowed',
+  },
   { name: 'log goes on', policies: { a: { actions: ['Log', 'Allow', 'Deny'] } }, ingress: 'allowed' },
   {
     name: 'pass in the last tier goes to the profile',

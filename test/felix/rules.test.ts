@@ -361,6 +361,37 @@ describe('settings', () => {
     ])
   })
 
+  const failsafe: { name: string; value: unknown; want: string | undefined }[] = [
+    {
+      name: 'records',
+      value: [
+        { protocol: 'TCP', port: 22 },
+        { port: 23, net: 'fd00::/8' },
+      ],
+      want: 'tcp 22, tcp 23 fd00::/8',
+    },
+    {
+      name: 'words',
+      value: 'tcp:22,udp:10.0.0.0/8:68, sctp:[fd00::/8]:9',
+      want: 'tcp 22, udp 68 10.0.0.0/8, sctp 9 fd00::/8',
+    },
+    { name: 'none', value: 'none', want: '' },
+    { name: 'an empty list', value: [], want: '' },
+    { name: 'no port', value: [{ protocol: 'TCP', port: 0 }], want: undefined },
+    { name: 'no protocol with ports', value: 'icmp:5', want: undefined },
+    { name: 'no network', value: [{ port: 5, net: 'x' }], want: undefined },
+  ]
+  for (const c of failsafe)
+    test(`failsafe ports: ${c.name}`, () => {
+      const { settings: read, problems } = readSettings([{ failsafeInboundHostPorts: c.value } as never])
+      const text = read.failsafe.in.map(({ protocol, port, net }) =>
+        [protocol, port, ...(net ? [net.key] : [])].join(' '),
+      )
+      const builtIn = defaults.failsafe.in.map(({ protocol, port }) => `${protocol} ${port}`)
+      equal(text.join(', '), c.want ?? builtIn.join(', '))
+      equal(problems.length, c.want === undefined ? 1 : 0)
+    })
+
   test('`none` and 0 mean not set', () => {
     const { settings: read, problems } = readSettings([
       { natOutgoingAddress: 'none', natPortRange: 0, deviceRouteSourceAddress: 'none', routeRefreshInterval: 'none' },
