@@ -100,8 +100,8 @@ export class TunnelAddresses {
   readonly #round = new Coalesced(() => this.#run())
   /** What was last said about each tunnel, so that it is said once. */
   readonly #said = new Map<string, string>()
-  /** Tunnels whose handle is known to hold no address that the Node does not name. */
-  readonly #clean = new Set<string>()
+  /** Handles of ours that hold an address, as the feed tells it. */
+  readonly #handles = new Set<string>()
   #own: Node | undefined
   #ownRevision: Revision = 0
   #synced = false
@@ -123,6 +123,8 @@ export class TunnelAddresses {
         concerned = true
       } else if (update.kind === 'Node' && update.name === this.#node) {
         concerned = this.#learnOwn(update.value, update.revision) || concerned
+      } else if (update.kind === 'IPAMHandle') {
+        concerned = this.#learnHandle(update.id, update.value !== undefined && !update.value.deleted) || concerned
       } else if (update.kind === 'ClusterInformation') concerned = true
     }
     if (!concerned) return
@@ -135,6 +137,13 @@ export class TunnelAddresses {
     if (revision < this.#ownRevision) return false
     this.#own = node
     this.#ownRevision = revision
+    return true
+  }
+
+  #learnHandle(id: string, exists: boolean): boolean {
+    if (!tunnels.some(({ name }) => tunnelHandle(name, this.#node) === id)) return false
+    if (exists) this.#handles.add(id)
+    else this.#handles.delete(id)
     return true
   }
 
@@ -180,10 +189,7 @@ export class TunnelAddresses {
     const current = tunnel.read(node)
     const asking = [...this.#pools.values()].filter(pool => asksFor(pool, tunnel))
     const candidates = asking.filter(pool => isCandidate(pool, node))
-    if (current !== undefined && (await this.#isGood(tunnel, current, asking))) {
-      this.#clean.add(tunnel.name)
-      return true
-    }
+    if (current !== undefined && (await this.#isGood(tunnel, current, asking))) return true
     if (candidates.length === 0) return this.#giveUp(tunnel, current)
     if (!this.#deps.takesTunnel(tunnel.kind, tunnel.family)) return false
     return this.#obtain(tunnel, candidates)
@@ -197,10 +203,10 @@ export class TunnelAddresses {
   }
 
   async #giveUp(tunnel: Tunnel, current: string | undefined): Promise<boolean> {
-    if (current === undefined && this.#clean.has(tunnel.name)) return true
+    const handle = tunnelHandle(tunnel.name, this.#node)
+    if (current === undefined && !this.#handles.has(handle)) return true
     if (current !== undefined && !(await this.#write(tunnel, undefined))) return false
-    const { released } = await this.#deps.ipam.releaseByHandle(tunnelHandle(tunnel.name, this.#node))
-    this.#clean.add(tunnel.name)
+    const { released } = await this.#deps.ipam.releaseByHandle(handle)
     const what = `no pool asks for the ${tunnel.name} tunnel: address ${released.join(', ')} is given back`
     if (released.length > 0) this.#say(tunnel, what, text => this.#deps.log.info(text))
     return true
