@@ -2,6 +2,7 @@
 
 import { type Fault, headRoom } from '../../src/bgp/wire/attributes.ts'
 import { type UpdateContext, UpdateReader } from '../../src/bgp/wire/update.ts'
+import type { UpdateVector } from '../vectors/bgp-updates.ts'
 import { hexOf, type TwinUpdate } from './update-twin.ts'
 
 /** Terms of an ordinary eBGP session with both families. */
@@ -23,6 +24,16 @@ export const oldPeer: UpdateContext = { ...ebgp, as4: false }
 export function octets(hex: string): Uint8Array {
   const digits = hex.replaceAll(/;.*$/gm, '').replaceAll(/\s/g, '')
   return Uint8Array.from(digits.match(/../g) ?? [], pair => Number.parseInt(pair, 16))
+}
+
+/** The body of a vector, with the lengths that it leaves out. */
+export function bodyOf(v: UpdateVector): Uint8Array {
+  if (v.body !== undefined) return octets(v.body)
+  const field = (hex = '') => {
+    const value = octets(hex)
+    return [value.length >> 8, value.length & 255, ...value]
+  }
+  return Uint8Array.from([...field(v.withdrawn), ...field(v.attributes), ...octets(v.nlri ?? '')])
 }
 
 function list(body: Uint8Array, start: number, end: number, family: 4 | 6, addPath: boolean): string[] {

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest'
 import { endOfRib } from '../../src/bgp/wire/update.ts'
-import { type UpdateVector, updateVectors } from '../vectors/bgp-updates.ts'
-import { ebgp, fastRead, ibgp, octets, oldPeer } from './update-read.ts'
+import { updateVectors } from '../vectors/bgp-updates.ts'
+import { bodyOf, ebgp, fastRead, ibgp, octets, oldPeer } from './update-read.ts'
 import { hexOf, twinRead } from './update-twin.ts'
 
 const terms = {
@@ -12,15 +12,6 @@ const terms = {
   v6only: { ...ebgp, ipv4: false },
   addpath: { ...ebgp, addPath4: true },
   extended: { ...ebgp, extendedNextHop: true },
-}
-
-function bodyOf(v: UpdateVector): Uint8Array {
-  if (v.body !== undefined) return octets(v.body)
-  const field = (hex = '') => {
-    const value = octets(hex)
-    return [value.length >> 8, value.length & 255, ...value]
-  }
-  return Uint8Array.from([...field(v.withdrawn), ...field(v.attributes), ...octets(v.nlri ?? '')])
 }
 
 function codesOf(set: string): number[] {
