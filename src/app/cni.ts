@@ -10,7 +10,7 @@
  * the journal are when they are not in the usual place. MANX_RUN_DIR and MANX_STATE_DIR do the same.
  */
 
-import { mkdirSync, renameSync, writeFileSync } from 'node:fs'
+import { fstatSync, mkdirSync, openSync, renameSync, writeFileSync } from 'node:fs'
 import { CodedError, reasonOf } from '../lib/errors.ts'
 import { version } from '../lib/version.ts'
 import { askAgent } from '../platform/agent-socket.ts'
@@ -23,6 +23,11 @@ export interface CniRequest {
   readonly command: 'ADD' | 'DEL' | 'CHECK' | 'GC' | 'STATUS'
   readonly containerId: string
   readonly netns: string
+  /**
+   * The same namespace as the plugin holds it open, with its inode as proof: the path may lie in a mount namespace that
+   * the agent does not see (an agent in a container, a runtime with mounts of its own).
+   */
+  readonly held?: { readonly path: string; readonly inode: number }
   readonly ifname: string
   /** CNI_ARGS as pairs. */
   readonly args: Readonly<Record<string, string>>
@@ -86,7 +91,8 @@ export async function runCni({ environment, input }: Invocation): Promise<{ outp
   }
   const request = requestOf(command, environment, config)
   if ('code' in request) return failed(version, request)
-  const answer = await deliver(request, environment)
+  const held = hold(request.netns)
+  const answer = await deliver(held ? { ...request, held } : request, environment)
   if ('error' in answer) return failed(version, answer.error)
   return command === 'ADD' ? printed(inForm(version, answer.result)) : { output: '', exitCode: 0 }
 }
@@ -127,6 +133,16 @@ function requestOf(command: string, environment: Invocation['environment'], conf
     ifname: environment['CNI_IFNAME'] ?? '',
     args: pairs(environment['CNI_ARGS'] ?? ''),
     config,
+  }
+}
+
+/** Opens the namespace for as long as this process lives; a path that leads nowhere is the agent's to complain about. */
+function hold(netns: string): CniRequest['held'] {
+  try {
+    const descriptor = openSync(netns, 'r')
+    return { path: `/proc/${process.pid}/fd/${descriptor}`, inode: fstatSync(descriptor).ino }
+  } catch {
+    return undefined
   }
 }
 

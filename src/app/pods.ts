@@ -15,7 +15,7 @@
  */
 
 import { createHash, randomBytes, randomUUID } from 'node:crypto'
-import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
 import { CodedError, hasCode, reasonOf } from '../lib/errors.ts'
 import { Ip, Prefix } from '../lib/ip.ts'
 import type { Clock, Datastore, Kernel, Log, Metrics, Write } from '../lib/ports.ts'
@@ -191,7 +191,7 @@ export class Pods {
     const ips = addressesOf(endpoint)
     try {
       const attached = await kernel.attachPod({
-        netns: request.netns,
+        netns: namespacePath(request),
         inside: request.ifname,
         outside: endpoint.spec.interfaceName ?? who.outside,
         addresses: ips,
@@ -279,7 +279,7 @@ export class Pods {
       await store.commit([{ key: who.key, modRevision: entry.modRevision }], [{ key: who.key, value: undefined }])
     }
     if (!found || ours) {
-      const inside = { netns: request.netns, inside: request.ifname }
+      const inside = { netns: namespacePath(request), inside: request.ifname }
       await kernel.detachPod({ outside: found?.spec.interfaceName ?? who.outside, ...(request.netns && inside) })
     }
     await addresses.release(who.handle)
@@ -385,6 +385,16 @@ export function outsideLink(
   return 'pod' in who
     ? who.prefix + createHash('sha1').update(`${who.namespace}.${who.pod}`).digest('hex').slice(0, 11)
     : `cali${who.container.replaceAll(/[^A-Za-z0-9]/g, '').slice(0, 11)}`
+}
+
+/** The namespace as the plugin holds it, when that is the one it says; else its path. */
+function namespacePath({ held, netns }: CniRequest): string {
+  if (!held) return netns
+  try {
+    return statSync(held.path).ino === held.inode ? held.path : netns
+  } catch {
+    return netns // another PID namespace, or a plugin that has given up
+  }
 }
 
 function decode(who: Identity, text: string, revision: number): WorkloadEndpoint | undefined {
