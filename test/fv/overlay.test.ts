@@ -286,3 +286,42 @@ async function leftovers(): Promise<string> {
   ]
   return parts.join('')
 }
+
+describe('a pool that BGP carried', () => {
+  const segment = `
+lab: ${name}
+store: etcd
+fabric: {kind: l2, cidr: 10.1.0.0/24, cidr6: "fd00:1::/64", mtu: 1500}
+nodes: {e1: {env: {NO_DEFAULT_POOLS: "true"}}, e2: {env: {NO_DEFAULT_POOLS: "true"}}}
+`
+  const protocols = (way: string) => (seen: string[]) => seen.join() === `${way},${way}`
+
+  test('to VXLAN and back, under traffic: one owner at a time, nothing lost', async () => {
+    await Lab.down(name, deps)
+    lab = await Lab.upFrom(segment, 'overlay-bgp.yaml', deps)
+    await lab.apply(changing('Never'))
+    for (const node of ['e1', 'e2']) await lab.addPod({ node, name: `pod-${node}` })
+    await reaches('pod-e1', lab.addresses('pod-e2'))
+    const both: [string, string][] = [
+      ['pod-e1', 'pod-e2'],
+      ['pod-e2', 'pod-e1'],
+    ]
+    for (const [mode, way] of [
+      ['Always', 'vxlan'],
+      ['Never', 'eth0'],
+      ['CrossSubnet', 'eth0'],
+      ['Always', 'vxlan'],
+      ['Never', 'eth0'],
+    ] as const) {
+      const lost = await during(`with BGP, to ${mode}`, both, async () => {
+        await lab.apply(changing(mode))
+        await until('routes to pod-e2', () => ways('e1', 'pod-e2'), protocols(way))
+        await until('routes to pod-e1', () => ways('e2', 'pod-e1'), protocols(way))
+        await pause(1000)
+      })
+      expect(lost).toBe(0)
+      const lines = (await routes('e1')).split('\n').filter(line => /^(10\.48|fd00:48).* via /.test(line))
+      expect(lines.length).toBe(2)
+    }
+  }, 120_000)
+})
