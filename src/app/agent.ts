@@ -27,6 +27,7 @@ import type { PromMetrics } from '../platform/metrics.ts'
 import { AddressAudit } from './audit.ts'
 import type { CniRequest } from './cni.ts'
 import type { Config } from './config.ts'
+import { nodeFindings } from './findings.ts'
 import { openDoors, type Doors, type Readiness } from './http.ts'
 import {
   decideName,
@@ -395,7 +396,13 @@ export class Agent {
     const peers = (this.#speaker?.snapshot().peers ?? []).filter(peer => !peer.lingering)
     const established = peers.filter(peer => peer.state === 'Established').length
     const ready = this.readiness().every(item => item.ready)
-    this.#status?.set({ sessions: { established, total: peers.length }, ready })
+    const findings = nodeFindings({
+      peers,
+      listenProblems: [...this.#listenProblems.values()],
+      problems: this.#problems,
+      felix: this.#felix?.snapshot(),
+    })
+    this.#status?.set({ sessions: { established, total: peers.length }, ready, findings })
   }
 
   /** Port taken: sessions are dialled from here all the same, so this is no reason to stop (catalogue B14). */

@@ -12,6 +12,7 @@ import type { Clock, Datastore, Lease, Log, Timer } from '../lib/ports.ts'
 import { Coalesced } from '../lib/serial.ts'
 import { version } from '../lib/version.ts'
 import { nodeStatusKey, printJson, printStamp } from '../model/index.ts'
+import type { NodeFinding } from './findings.ts'
 import type { StartFailure } from './node.ts'
 
 /** What agents say of themselves. */
@@ -24,7 +25,12 @@ export interface NodeStatus {
   readonly sessions?: { readonly established: number; readonly total: number }
   readonly ready?: boolean
   readonly pods?: number
+  /** The worst five, worst first. */
+  readonly findings?: readonly NodeFinding[]
 }
+
+/** What changes while an agent runs. */
+export type StatusFacts = Pick<NodeStatus, 'sessions' | 'ready' | 'pods' | 'findings'>
 
 export interface StatusPorts {
   readonly store: Datastore
@@ -34,6 +40,8 @@ export interface StatusPorts {
 
 const leaseMs = 30_000
 const writeEveryMs = 30_000
+/** A session that flaps must not become load on the store of a thousand nodes. */
+const leastBetweenMs = 5_000
 
 export class StatusRecord {
   readonly #who: { readonly node: string; readonly machine: string }
@@ -42,7 +50,9 @@ export class StatusRecord {
   readonly #writing = new Coalesced(() => this.#write())
   #lease: Lease | undefined
   #timer: Timer | undefined
-  #counts: Pick<NodeStatus, 'sessions' | 'ready' | 'pods'> = {}
+  #counts: StatusFacts = {}
+  #setAtMs = Number.NEGATIVE_INFINITY
+  #later: Timer | undefined
   #stopped = false
 
   constructor(who: { readonly node: string; readonly machine: string }, ports: StatusPorts) {
@@ -75,16 +85,28 @@ export class StatusRecord {
     this.#arm()
   }
 
-  /** New facts; written at once if they differ. */
-  set(counts: Pick<NodeStatus, 'sessions' | 'ready' | 'pods'>): void {
+  /** New facts; if they differ, written at once, or 5 s after the last ones. */
+  set(counts: StatusFacts): void {
     if (JSON.stringify(counts) === JSON.stringify(this.#counts)) return
     this.#counts = counts
+    const waitMs = this.#setAtMs + leastBetweenMs - this.#ports.clock.now()
+    if (waitMs > 0) this.#later ??= this.#ports.clock.after(waitMs, () => this.#writeNow())
+    else this.#writeNow()
+  }
+
+  #writeNow(): void {
+    this.#later?.cancel()
+    this.#later = undefined
+    this.#setAtMs = this.#ports.clock.now()
     void this.#writing.request()
   }
 
   async stop(): Promise<void> {
     this.#stopped = true
     this.#timer?.cancel()
+    this.#later?.cancel()
+    // A write under way would put the record back, on a lease of its own.
+    await this.#writing.request()
     const lease = this.#lease
     this.#lease = undefined
     try {

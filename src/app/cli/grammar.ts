@@ -68,6 +68,7 @@ export const verbs: readonly VerbRow[] = [
     group: 'look',
     about: 'Is the cluster all right? Verdict first, from the store alone',
     examples: ['manxctl status', 'manxctl status -o json'],
+    flags: [{ flags: '--all', about: 'more than ten findings' }],
     load: async () => (await import('./status.ts')).status,
   },
   {

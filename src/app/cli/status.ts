@@ -11,14 +11,8 @@ import type { PoolUsage, Usage } from '../../ipam/index.ts'
 import type { NodeStatus } from '../status-record.ts'
 import { exitCodes } from '../report.ts'
 import { age, clockTime, counted, grouped, jsonText, plainTable } from './layout.ts'
+import { namesOf, otherFindings, sessionFindings, type ClusterFinding } from './status-findings.ts'
 import { withConnection, type Invocation } from './world.ts'
-
-interface ClusterFinding {
-  readonly severity: 'FAIL' | 'WARN'
-  readonly code: string
-  readonly message: string
-  readonly hint: string
-}
 
 /** What the store tells of the cluster. */
 export interface ClusterView {
@@ -60,9 +54,9 @@ export async function status(call: Invocation): Promise<number> {
       policies: global.items.length + namespaced.items.length,
       revision: records.revision,
     }
-    const findings = findingsOf(view, world.clock.wall())
+    const findings = findingsOf(view, world.clock.wall(), world.timeZone)
     if (flags.output === 'json') world.out(`${jsonText(documentOf(view, findings))}\n`)
-    else world.out(statusText(view, findings, world.clock.wall(), world.timeZone))
+    else world.out(statusText(view, findings, world.clock.wall(), { timeZone: world.timeZone, unlimited: flags.all }))
     return findings.length > 0 ? exitCodes.no : exitCodes.done
   })
 }
@@ -78,7 +72,7 @@ function recordOf(text: string): NodeStatus | undefined {
 // -------------------------------------------------------------------------------------------------------- findings
 
 /** Worst first; nodes with one cause are one line. */
-export function findingsOf(view: ClusterView, wallMs: number): ClusterFinding[] {
+export function findingsOf(view: ClusterView, wallMs: number, timeZone?: string): ClusterFinding[] {
   const { nodes, records, usage, cluster } = view
   const reporting = new Set(records.map(record => record.node))
   const found: ClusterFinding[] = []
@@ -104,24 +98,12 @@ export function findingsOf(view: ClusterView, wallMs: number): ClusterFinding[] 
       message: `${namesOf(silent)}: no agent reports`,
       hint: `there: systemctl status manxd; gone for good: manxctl delete node ${silent[0]}`,
     })
-  const down = records.filter(({ sessions }) => sessions && sessions.established < sessions.total)
-  if (down.length > 0) {
-    const sum = (pick: (one: NonNullable<NodeStatus['sessions']>) => number) =>
-      down.reduce((total, { sessions }) => total + pick(sessions!), 0)
-    const missing = sum(one => one.total) - sum(one => one.established)
-    found.push({
-      severity: 'FAIL',
-      code: 'B01',
-      message: `${namesOf(down.map(record => record.node))}: ${missing} of ${counted(
-        sum(one => one.total),
-        'session',
-      )} ${missing === 1 ? 'is' : 'are'} down`,
-      hint: `on ${down[0]!.node}: manxctl node status`,
-    })
-  }
+  found.push(...sessionFindings(records, wallMs, timeZone), ...otherFindings(records))
   const waiting = records.filter(
     record =>
-      record.ready === false && !down.includes(record) && wallMs - (parseStamp(record.startedAt) ?? 0) > startingMs,
+      record.ready === false &&
+      !(record.findings?.length ?? isShort(record)) &&
+      wallMs - (parseStamp(record.startedAt) ?? 0) > startingMs,
   )
   if (waiting.length > 0)
     found.push({
@@ -132,6 +114,11 @@ export function findingsOf(view: ClusterView, wallMs: number): ClusterFinding[] 
     })
   found.push(...agedRecords(records, wallMs), ...versionFindings(records), ...usage.pools.flatMap(poolFindings))
   return found.toSorted((a, b) => Number(a.severity === 'WARN') - Number(b.severity === 'WARN'))
+}
+
+/** Fewer sessions than there should be: said already. */
+function isShort({ sessions }: NodeStatus): number {
+  return sessions ? sessions.total - sessions.established : 0
 }
 
 function agedRecords(records: readonly NodeStatus[], wallMs: number): ClusterFinding[] {
@@ -174,19 +161,16 @@ function poolFindings(pool: PoolUsage): ClusterFinding[] {
   ]
 }
 
-/** At most three names. */
-function namesOf(names: readonly string[]): string {
-  if (names.length <= 3) return names.join(', ')
-  return `${names.length} nodes: ${names.slice(0, 3).join(', ')}, ...`
-}
-
 // ------------------------------------------------------------------------------------------------------------ text
 
 export function statusText(
   view: ClusterView,
   findings: readonly ClusterFinding[],
   wallMs: number,
-  timeZone: string | undefined,
+  {
+    timeZone,
+    unlimited = false,
+  }: { readonly timeZone?: string | undefined; readonly unlimited?: boolean | undefined } = {},
 ): string {
   const fails = findings.filter(finding => finding.severity === 'FAIL').length
   const warnings = findings.length - fails
@@ -202,15 +186,16 @@ export function statusText(
         `store revision ${view.revision}, read ${clockTime(wallMs, timeZone)}`
       : `cluster: all right. ${counted(view.nodes.length, 'node')}, ${up} of ${counted(all, 'session')}, ` +
         `${counted(addresses, 'address', 'addresses')}, ${counted(view.policies, 'policy', 'policies')}`
-  const shown = findings.slice(0, mostFindings)
+  const shown = findings.slice(0, unlimited ? undefined : mostFindings)
   const more = findings.length - shown.length
   const lines = [
     verdict,
-    ...shown.flatMap(({ severity, code, message, hint }) => [
+    ...shown.flatMap(({ severity, code, message, hint, explains }) => [
       `${severity} ${code}  ${message}`,
+      ...(explains === undefined ? [] : [`          explains: ${explains}`]),
       `          try: ${hint}`,
     ]),
-    ...(more > 0 ? [`and ${more} more: manxctl status -o json`] : []),
+    ...(more > 0 ? [`and ${more} more: manxctl status --all`] : []),
   ]
   return `${lines.join('\n')}\n${areas(view, findings, wallMs)}`
 }

@@ -88,6 +88,80 @@ store     FAIL   locked
   })
 })
 
+describe('sessions that are down', () => {
+  const finding = (facts: object) => ({
+    code: 'B01',
+    severity: 'FAIL',
+    message: 'no answer on TCP 179',
+    since: '2026-11-19T12:09:31Z',
+    ...facts,
+  })
+  const names = ['node-a', 'node-b', 'node-c']
+  const short = { sessions: { established: 2, total: 3 } }
+
+  test('a node that is cut off is one line, with what it explains', async () => {
+    const desk = await cluster()
+    for (const node of ['node-a', 'node-b'])
+      record(desk, node, { ...short, findings: [finding({ peers: ['node-c'], count: 1 })] })
+    record(desk, 'node-c', {
+      sessions: { established: 0, total: 3 },
+      ready: false,
+      findings: [finding({ peers: ['gateway', 'node-a', 'node-b'], count: 3 })],
+    })
+    const { out } = await desk.run('status')
+    expect(out.split('\n').slice(1, 4)).toEqual([
+      'FAIL B01  node-c: no answer on TCP 179 to and from 3 of 3 peers since 12:09:31 (1m12s)',
+      '          explains: 3 sessions down',
+      '          try: open TCP 179 both ways; on node-c: manxctl bgp peer gateway',
+    ])
+    expect(out).toContain('1 fault ')
+  })
+
+  test('the true code, and which end says so', async () => {
+    const desk = await cluster()
+    const wrongAs = finding({
+      code: 'B04',
+      message: 'says AS 65002, configured is 65001',
+      peers: ['gateway'],
+      count: 1,
+    })
+    record(desk, 'node-b', { ...short, findings: [wrongAs] })
+    const { out } = await desk.run('status')
+    expect(out).toContain(
+      'FAIL B04  node-b: says AS 65002, configured is 65001 to gateway since 12:09:31 (1m12s)\n' +
+        '          try: correct `asNumber`, or the router; on node-b: manxctl bgp peer gateway\n',
+    )
+    expect(out).not.toContain('B01')
+  })
+
+  test('a peer that fails every node is the place of the fault; two faults stay two', async () => {
+    const desk = await cluster()
+    for (const node of names)
+      record(desk, node, {
+        ...short,
+        findings: [finding({ code: 'B02', message: 'refuses TCP 179', peers: ['gateway'] })],
+      })
+    record(desk, 'node-c', {
+      ...short,
+      findings: [
+        finding({ code: 'B02', message: 'refuses TCP 179', peers: ['gateway'] }),
+        finding({ code: 'B16', message: 'BFD went down', peers: ['tor'] }),
+      ],
+    })
+    const { out } = await desk.run('status')
+    expect(out).toContain('FAIL B02  gateway: refuses TCP 179 from 3 of 3 peers since')
+    expect(out).toContain('FAIL B16  node-c: BFD went down to tor since')
+  })
+
+  test('what several nodes say in the same words is one line', async () => {
+    const desk = await cluster()
+    for (const node of names)
+      record(desk, node, { findings: [{ code: 'K10', severity: 'WARN', message: 'firewalld drops' }] })
+    const { out } = await desk.run('status')
+    expect(out).toContain('WARN K10  node-a, node-b, node-c: firewalld drops\n')
+  })
+})
+
 test('nobody there yet is not all right', async () => {
   const { out, code } = await new Desk().run('status')
   expect(code).toBe(3)
@@ -135,7 +209,10 @@ describe('the rest', () => {
       ['--show-b', 'ipam', 'show'],
       ['--show-blocks', '--show-borrowed'],
     ],
-    [['j', 'get', 'pools', '-o'], ['json']],
+    [
+      ['js', 'get', 'pools', '-o'],
+      ['json', 'jsonl'],
+    ],
     [
       ['', 'completion'],
       ['bash', 'zsh', 'fish'],
