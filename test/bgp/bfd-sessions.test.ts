@@ -165,7 +165,7 @@ describe('whose packet it is (RFC 5880 §6.8.6, RFC 5881 §3, RFC 5883 §3)', ()
       equal(sessions.refused.get('no session') ?? 0, c.to === undefined ? 1 : 0)
     })
 
-  test('by our discriminator whatever the address, but never from the other kind of port', () => {
+  test('by our discriminator whatever the address, but never from the other kind of port (RFC 5881 §5)', () => {
     const { clock, sent, sessions, arrive } = alone()
     const changes: BfdChange[] = []
     sessions.start(at('10.0.0.2'), timers, told(changes))
@@ -181,6 +181,17 @@ describe('whose packet it is (RFC 5880 §6.8.6, RFC 5881 §3, RFC 5883 §3)', ()
     arrive(at('10.0.0.2'), { yourDiscriminator: yourDiscriminator ^ 1, state: 'down' })
     equal(changes.length, 1)
     equal(sessions.refused.get('no session'), 2)
+  })
+
+  test('discriminators are drawn, not counted: nobody can guess the next one (RFC 5880 §9)', () => {
+    const drawn = [1, 2].flatMap(seed => {
+      const { clock, sent, sessions } = alone(seed)
+      for (let n = 2; n < 6; n++) sessions.start(at(`10.0.0.${n}`), timers, silent)
+      clock.pass(2000)
+      return [...new Map(sent.map(({ to, packet }) => [to, packet.myDiscriminator])).values()]
+    })
+    equal(new Set(drawn).size, 8)
+    for (const [i, value] of drawn.entries()) equal(Math.abs(value - (drawn[i - 1] ?? 0)) > 1, true)
   })
 
   test('what is refused is counted by reason and changes nothing', () => {

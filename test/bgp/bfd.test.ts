@@ -203,7 +203,7 @@ describe('states (RFC 5880 §6.2, §6.8.6)', () => {
       })
 
   for (const state of states)
-    test(`silence while ${state}`, () => {
+    test(`silence while ${state} (RFC 5880 §6.8.1, §6.8.4)`, () => {
       const heard = step(inState[state], packet({ state: state === 'admin-down' ? 'down' : 'up' })).machine
       const after = step({ ...heard, state }, { kind: 'silence' })
       equal(after.machine.state, state === 'admin-down' ? 'admin-down' : 'down')

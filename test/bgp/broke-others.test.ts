@@ -200,7 +200,7 @@ describe('section 18: sessions', () => {
       h.send(encodeMessage(3, octets(body)))
       expect([body, h.established, h.notifications]).toEqual([body, false, []])
       const words = `${h.view.lastReceived?.text} ${h.view.cause?.text}`
-      expect([...words].filter(c => c < ' ' || c === '\u007f')).toEqual([])
+      expect(Array.from(words).filter(c => c < ' ' || c === '\u007f')).toEqual([])
       expect(words.length).toBeLessThan(1500)
       expect(h.innocent).toEqual(before)
     }

@@ -49,6 +49,7 @@ const ranking: readonly Entry[] = [
   { name: 'ORIGIN incomplete', slot: 9, kind: 'ibgp', step: 6, path: [65009, 9], origin: 2 },
   { name: 'longest path', slot: 10, kind: 'ibgp', step: 5, path: [65010, 9, 9, 9] },
   { name: 'LOCAL_PREF 50', slot: 11, kind: 'ibgp', step: 3, path: [], localPref: 50 },
+  { name: 'LLGR_STALE', slot: 12, kind: 'ibgp', step: 1, path: [], localPref: 500, communities: [0xffff0006] },
 ]
 
 function tell(rib: Rib, entry: Entry): void {
@@ -70,7 +71,7 @@ function paths(rib: Rib) {
 
 const keyOf = (entry: Entry) => (entry.slot === 0 ? undefined : `10.0.0.${10 + entry.slot}`)
 
-describe('pairs of the ranking, both ways', () => {
+describe('pairs of the ranking, both ways (RFC 4271 §9.1.2.2, RFC 4456 §9, RFC 9494 §4.3)', () => {
   for (const [i, better] of ranking.entries())
     for (const worse of ranking.slice(i + 1))
       test(`${better.name} before ${worse.name}`, () => {
@@ -203,7 +204,7 @@ describe('what explain says of a path that cannot be chosen', () => {
     expect(paths(rib)[0]).toMatchObject({ state: 'refused', why: 'import policy', rule: 'own pools' })
   })
 
-  test('prefixes nobody can route', () => {
+  test('prefixes nobody can route (RFC 1122 §3.2.1.3, RFC 4291 §2)', () => {
     const rib = makeRib()
     rib.addPeer(makePeer(1, 'ebgp'))
     const martians = [

@@ -55,7 +55,7 @@ const us = 65000
 const pref = (n: number) => `5:${n.toString(16).padStart(8, '0')}`
 const reflected = '9:0a00000b 10:0a000001'
 
-describe('who gets what (spec 9.1), and how it is rewritten (9.2)', () => {
+describe('who gets what, and how it is rewritten (RFC 4271 §9.2, RFC 4456 §6)', () => {
   const rows: readonly [string, RibPeer['kind'] | 'local', RibPeer['kind'], string][] = [
     ['own to eBGP', 'local', 'ebgp', `${self} 1:00 ${path(us)} 4:00000000`],
     ['own to iBGP', 'local', 'ibgp', `${self} 1:00 2: 4:00000000 ${pref(100)}`],

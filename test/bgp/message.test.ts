@@ -73,7 +73,7 @@ describe('header', () => {
   })
 })
 
-describe('framing', () => {
+describe('framing (RFC 4271 §4.1)', () => {
   const body = fc.uint8Array({ minLength: 4, maxLength: 300 })
   const one = fc.oneof(
     fc.constant(encodeKeepalive()),

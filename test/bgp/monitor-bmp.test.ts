@@ -47,7 +47,7 @@ describe('messages (RFC 7854 §4)', () => {
     equal(hex(peerDown(peer4, atMs, { kind: 'remote-closed' })), hex(octets(want)))
   })
 
-  test('Initiation and Termination', () => {
+  test('Initiation and Termination (RFC 7854 §4.3, §4.5)', () => {
     deepEqual(one(initiation({ name: 'nöde-a', description: 'manx 0.1', text: 'hello' })), {
       type: 'initiation',
       tlvs: { 0: 'hello', 1: 'manx 0.1', 2: 'nöde-a' },
@@ -68,7 +68,7 @@ describe('messages (RFC 7854 §4)', () => {
       equal(read.peer.at, '1700000000.123000')
     })
 
-  test('the local table is a peer of its own kind, with a name (RFC 9069)', () => {
+  test('the local table is a peer of its own kind, with a name (RFC 9069 §4.2, §4.4)', () => {
     const up = { local: { ip: Ip.of('10.0.0.1'), port: 0 }, remotePort: 0, sentOpen: open('0a000001') }
     const read = one(peerUp({ ...peer6, view: 'local' }, atMs, { ...up, receivedOpen: up.sentOpen }))
     ok(read.type === 'peer-up')
@@ -99,13 +99,13 @@ describe('messages (RFC 7854 §4)', () => {
     { reason: { kind: 'deconfigured' }, want: [5, ''] },
   ]
   for (const { reason, want } of downs)
-    test(`Peer Down: ${reason.kind}`, () => {
+    test(`Peer Down: ${reason.kind} (RFC 7854 §4.9)`, () => {
       const read = one(peerDown(peer4, 0, reason))
       ok(read.type === 'peer-down')
       deepEqual([read.reason, read.rest], want)
     })
 
-  test('statistics: counters of four octets, gauges of eight, by family too', () => {
+  test('statistics: counters of four octets, gauges of eight, by family too (RFC 7854 §4.8, RFC 8671 §6.2)', () => {
     const read = one(
       statistics(peer4, atMs, {
         rejectedByPolicy: 7,
@@ -289,7 +289,7 @@ const from = (n: number, hop = `10.0.0.${10 + n}`) => ({ path: [65000 + n], hop 
 const block = (n: number, count: number) =>
   Array.from({ length: count }, (_, i) => `10.${100 + n + (i >> 8)}.${i & 255}.0/24`)
 
-describe('a station', () => {
+describe('a station (RFC 7854 §3)', () => {
   test('first everything, ended by End-of-RIB for each family; then what changes', async () => {
     const world = new World()
     world.up(makePeer(1, 'ebgp'))
@@ -405,7 +405,7 @@ describe('a station', () => {
     deepEqual(world.believed, world.inTable)
   })
 
-  test('one that is away is tried again, less and less often; nothing is lost', async () => {
+  test('one that is away is tried again, less and less often; nothing is lost (RFC 7854 §3.2)', async () => {
     const world = new World()
     world.deafen()
     world.station.start()

@@ -18,7 +18,7 @@ const p = (text: string) => Prefix.of(text)
 /** By hand from the figures of RFC 6396 §4.3, §4.4 and RFC 8050. */
 const records = [
   {
-    name: 'the index of peers, ourselves first',
+    name: 'the index of peers, ourselves first (RFC 6396 §4.3.1)',
     got: peerIndexTable(
       { identifier: 0x0a000001, localAs: 65_000, view: 'main' },
       [
@@ -59,18 +59,18 @@ const records = [
       0001 00000005 00000000 000d 40010100 400206 02010000fde9`,
   },
   {
-    name: 'path identifiers, IPv6',
+    name: 'path identifiers, IPv6, MP_REACH cut down to the next hop (RFC 6396 §4.3.4)',
     got: ribRecord(p('::/0'), [{ ...path6, pathId: 1 }], 1, 7),
     want: `00000007 000d 000a 00000034 00000001 00 0001
       0000 00000005 00000001 0021 800e11 10 fd000000000000000000000000000009 40010100 400206 02010000fde9`,
   },
   {
-    name: 'a message received, with microseconds',
+    name: 'a message received, with microseconds (RFC 6396 §3)',
     got: messageRecord(session, 7250.5, message(4, '')),
     want: `00000007 0011 0004 0000002b 0003d284 fa56ea01 0000fde8 0000 0001 0a000002 0a000001 ${hex(message(4, ''))}`,
   },
   {
-    name: 'a message sent, over IPv6, interface known',
+    name: 'a message sent, over IPv6, interface known (RFC 6396 §4.4.3)',
     got: messageRecord({ ...session6, link: 3 }, 7000, message(4, ''), { sent: true }),
     want: `00000007 0011 0007 00000043 00000000 fa56ea01 0000fde8 0003 0002
       fd000000000000000000000000000002 fd000000000000000000000000000001 ${hex(message(4, ''))}`,
@@ -86,14 +86,14 @@ const records = [
     want: `00000007 0011 0009 0000002f 00000000 fa56ea01 0000fde8 0000 0001 0a000002 0a000001 ${hex(message(2, '00000000'))}`,
   },
   {
-    name: 'a change of state',
+    name: 'a change of state (RFC 6396 §4.4.1)',
     got: stateRecord(session, 7000, 'openConfirm', 'established'),
     want: '00000007 0011 0005 0000001c 00000000 fa56ea01 0000fde8 0000 0001 0a000002 0a000001 0005 0006',
   },
 ]
 for (const { name, got, want } of records) test(name, () => equal(hex(got), hex(octets(want))))
 
-test('a dump: the index, then every net once with all its paths, numbered without a gap, slice by slice', () => {
+test('a dump: the index, then every net once with all its paths, numbered without a gap, slice by slice (RFC 6396 §2, §4.3)', () => {
   const rib = makeRib()
   rib.addPeer(makePeer(1, 'ebgp'))
   rib.addPeer(makePeer(2, 'ebgp'))

@@ -55,7 +55,7 @@ describe('capabilities', () => {
     { name: 'role', rfc: '9234 §4.1', hex: '09 01 03', want: { role: 3 } },
     {
       name: 'graceful restart',
-      rfc: '4724 §3',
+      rfc: '4724 §3, RFC 8538 §2',
       hex: '40 0a c078 0001 01 80 0002 01 00',
       want: {
         gracefulRestart: {

@@ -139,6 +139,31 @@ describe('what members of a group get', () => {
     expect(new Set(heard(updates))).toEqual(new Set(all.map(p => `+${p}`)))
   })
 
+  test('one field of prefixes per UPDATE, MP attributes first, the others ascending (RFC 7606 §5.1)', () => {
+    const rib = withPeers(['client', 'client'], makeRib(), { families: [4, 6] })
+    const what = from(1, { med: 3, communities: [7], originator: 9, clusters: [9], hop6: 'fd00::9' })
+    give(rib, 1, announce(what, ['10.1.0.0/16', '10.2.0.0/16']))
+    give(rib, 1, announce(what, ['fd01::/64', 'fd02::/64']))
+    settle(rib)
+    give(rib, 1, withdraw(['10.1.0.0/16']))
+    give(rib, 1, withdraw(['fd01::/64']))
+    give(rib, 1, announce(from(1, { med: 4 }), ['10.2.0.0/16']))
+    settle(rib)
+    const sent = bodies(rib.take(2, 1 << 20))
+    expect(sent.length).toBeGreaterThanOrEqual(5)
+    for (const body of sent) {
+      const u16 = (at: number) => (body[at]! << 8) | body[at + 1]!
+      const withdrawn = u16(0)
+      const end = 4 + withdrawn + u16(2 + withdrawn)
+      const codes: number[] = []
+      for (let at = 4 + withdrawn; at < end; at += body[at]! & 0x10 ? 4 + u16(at + 2) : 3 + body[at + 2]!)
+        codes.push(body[at + 1]!)
+      const [mp, rest] = [codes.filter(c => c === 14 || c === 15), codes.filter(c => c !== 14 && c !== 15)]
+      expect(codes).toEqual([...mp, ...rest.toSorted((a, b) => a - b)])
+      expect([withdrawn > 0, end < body.length, ...mp].filter(Boolean).length).toBe(1)
+    }
+  })
+
   test('a path identifier goes along where the peer takes several paths (RFC 7911)', () => {
     const rib = withPeers(['client', 'client'], makeRib(), { addPathOut: [4] })
     give(rib, 1, announce(from(1), ['10.1.0.0/16']))

@@ -301,7 +301,7 @@ describe('failures', () => {
     expect(p.a.peer.record.cause?.code).toBe('update-error')
   })
 
-  test('max-prefix with reset: 6/1 with family and limit, and no try before its time', () => {
+  test('max-prefix with reset: 6/1 with family and limit, and no try before its time (RFC 4486 §4)', () => {
     const p = pair({ a: { maxPrefix: { limit: 10, action: 'reset', restartMinutes: 5 } } })
     p.a.rib.prefixes = 11
     p.a.peer.start()

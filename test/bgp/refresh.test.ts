@@ -191,7 +191,7 @@ describe('max-prefix `block` (section 14)', () => {
   })
 })
 
-describe('leaving (RFC 8326 §4.1)', () => {
+describe('leaving (RFC 8326 §3, §4.1)', () => {
   test('first as a last resort, then withdrawn', () => {
     const rib = ribWith(['client', 'ebgp'])
     rib.originate([{ prefix: Prefix.of('10.9.0.0/26'), localPref: 500, communities: [7], tag: 'block' }])

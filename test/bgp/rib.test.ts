@@ -345,7 +345,7 @@ const pathVariants: Readonly<Record<string, readonly Partial<RibPeer>[]>> = {
   'two paths to some': [{ ...several, mostPaths: 2 }, {}, { ...several, mostPaths: 2, nextHopMode: 'self' }],
 }
 
-describe('the RIB arrives at what a plain recomputation says', () => {
+describe('the RIB arrives at what a plain recomputation says (RFC 4271 §3.2, §9.1)', () => {
   test.each(Object.entries({ ...variants, ...pathVariants }))('%s', (_name, terms) => {
     fc.assert(
       fc.property(fc.array(op, { minLength: 1, maxLength: 40 }), ops => {

@@ -230,7 +230,7 @@ describe('listening', () => {
     expect(c.speaker.snapshot().peers[0]?.cause?.code).toBe('password-suspected')
   })
 
-  test('GTSM: a neighbour is heard, somebody two hops away is not (RFC 5082)', () => {
+  test('GTSM: a neighbour is heard, somebody two hops away is not (RFC 5082 §3)', () => {
     for (const [hops, up] of [
       [0, true],
       [1, false],

@@ -550,6 +550,13 @@ const attributes: readonly UpdateVector[] = [
     want: { ...accept, announced: 1, setBegins: set },
   })),
   {
+    name: 'extended communities unsorted, with a duplicate',
+    rfc: '4360 §3',
+    attributes: `${base}c0 10 18 0002fde900000002 0002fde900000001 0002fde900000002`,
+    nlri,
+    want: { ...accept, set: '04c00002014001010040020602010000fde9c010100002fde9000000010002fde900000002' },
+  },
+  {
     name: 'extended communities of length 7',
     rfc: '7606 §7.14',
     attributes: `${base}c0 10 07 00020000000001`,
