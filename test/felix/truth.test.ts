@@ -1,11 +1,12 @@
 /**
- * The truth tables without real packets: felix over simulated kernels against the naive reader, for Kubernetes' recipes
- * and some seeds. `npm run test:policy` asks real packets too, and more seeds.
+ * The truth tables without real packets: felix over simulated kernels against the naive reader, for Kubernetes' recipes,
+ * rare cases and some seeds. `npm run test:policy` asks real packets too, and more seeds.
  */
 
 import { equal, ok } from 'node:assert/strict'
 import { afterAll, describe, test } from 'vitest'
 import { selects } from '../policy/selector.ts'
+import { edgeCases } from '../policy/edges.ts'
 import { recipes } from '../policy/recipes.ts'
 import { report, seededCase, TruthTable, type Case } from '../policy/run.ts'
 
@@ -19,7 +20,7 @@ describe('felix and the naive reader agree', () => {
     const found = await table.check(one)
     ok(found.length === 0, report(one, found))
   }
-  for (const recipe of recipes) test(recipe.set.name, () => agree(recipe))
+  for (const one of [...recipes, ...edgeCases]) test(one.set.name, () => agree(one))
   for (const seed of seeds) test(`seed ${seed}`, () => agree(seededCase(seed)))
 
   test('and something was decided either way', () => {

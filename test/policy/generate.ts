@@ -63,9 +63,12 @@ export function generateSet(random: SimRandom, name: string): { set: PolicySet; 
 class Generator {
   readonly #random: SimRandom
   readonly #names = new Set<string>()
+  /** A selector that several policies of the set have. */
+  readonly #shared: string
 
   constructor(random: SimRandom) {
     this.#random = random
+    this.#shared = this.#selector(labelValues)
   }
 
   documents(): Document[] {
@@ -98,10 +101,11 @@ class Generator {
           },
         }),
       ),
-      ...(r.chance(0.5) ? [this.#profile()] : []),
+      ...(r.chance(0.7) ? [this.#profile()] : []),
       ...this.#pods(),
       ...times(r.below(3), () => this.#networkSet()),
       ...times(2 + r.below(5), () => this.#policy(r.pick(all))),
+      ...(r.chance(0.1) ? times(7, () => this.#neighbour()) : []),
       ...times(r.chance(0.4) ? 1 + r.below(3) : 0, () => this.#kubernetesPolicy()),
     ]
   }
@@ -114,12 +118,15 @@ class Generator {
       const account = r.chance(0.7) ? r.pick(accounts) : undefined
       const own = [`kns.${namespace}`, `ksa.${namespace}.${account ?? 'default'}`]
       const isPlain = r.chance(0.15)
-      const profiles = r.chance(0.8) ? own : r.pick([[], ['net'], ['net', ...own], [...own, 'absent'], ['absent']])
+      // Kubernetes gives every pod of its own these two; a network may add its own. Pods of others may name anything.
+      const profiles = isPlain
+        ? r.pick([own, [], ['net'], ['net', ...own], [...own, 'absent'], ['absent']])
+        : r.pick([own, own, own, ['net', ...own], [...own, 'net']])
       return podOn({
         station: name,
         namespace,
-        // Kubernetes gives every pod of its own these two; what else a pod may name is for pods of others.
-        ...(isPlain ? { orchestrator: 'cni' as const, profiles } : {}),
+        profiles,
+        ...(isPlain ? { orchestrator: 'cni' as const } : {}),
         labels: {
           ...this.#labels(labelValues, 0.7),
           ...(r.chance(0.1) ? { 'pcns.team': 'a', 'pcsa.role': 'ci' } : {}),
@@ -179,7 +186,7 @@ class Generator {
     const spec = {
       ...(tier === 'default' && r.chance(0.5) ? {} : { tier }),
       ...(r.chance(0.8) ? { order: r.pick([1, 2, 2, 1000, 1000.5, -1]) } : {}),
-      ...(r.chance(0.15) ? {} : { selector: this.#selector(labelValues) }),
+      ...(r.chance(0.15) ? {} : { selector: r.chance(0.25) ? this.#shared : this.#selector(labelValues) }),
       ...(r.chance(0.15) ? { serviceAccountSelector: this.#selector(accountLabels) } : {}),
       ...(r.chance(0.1) ? { performanceHints: ['AssumeNeededOnEveryNode'] } : {}),
       ...(types ? { types } : {}),
@@ -198,6 +205,13 @@ class Generator {
       metadata: namespace === '' ? metadata : { ...metadata, namespace },
       spec: { ...spec, ...staged, ...(namespace === '' ? global : {}) },
     } as Document
+  }
+
+  /** Policies that differ in their rules alone: what binds the same pods may be rendered together. */
+  #neighbour(): Document {
+    const metadata = { name: this.#name('n') }
+    const spec = { selector: 'all()', order: 2, types: ['Ingress' as const], ingress: [this.#rule('')] }
+    return { kind: 'GlobalNetworkPolicy', apiVersion, metadata, spec }
   }
 
   // -------------------------------------------------------------------------------------------------------- rules

@@ -12,6 +12,7 @@
  */
 
 import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
+import { existsSync, readdirSync } from 'node:fs'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import type { ResourceUpdate } from '../../src/model/index.ts'
@@ -29,13 +30,10 @@ import {
 import type { HostOrder } from './host.ts'
 import type { ProberOrder, Shot } from './prober.ts'
 
+const tagPrefix = 'mx-truth-'
 const firstPatienceMs = 120
 const secondPatienceMs = 350
 const lastPatienceMs = 900
-
-export interface RealOptions {
-  readonly tag: string
-}
 
 /** What it took to be sure. */
 export interface Effort {
@@ -55,8 +53,9 @@ export class Real {
     this.#tag = tag
   }
 
-  static async start({ tag }: RealOptions): Promise<Real> {
-    const real = new Real(tag)
+  /** Builds namespaces and starts programs; takes root, iproute2, iptables, ipset and conntrack. */
+  static async start(): Promise<Real> {
+    const real = new Real(`${tagPrefix}${process.pid}`)
     try {
       await real.#build()
     } catch (error) {
@@ -67,6 +66,7 @@ export class Real {
   }
 
   async #build(): Promise<void> {
+    sweep()
     shell(layout(this.#tag))
     for (const host of hosts) this.#hosts.set(host, new Talk(this.#tag, host, 'host.ts', [host]))
     for (const host of hosts) {
@@ -217,6 +217,14 @@ class Talk {
 
 function namespacesOf(tag: string): string[] {
   return ['net', ...hosts, ...stations.map(({ name }) => name)].map(name => `${tag}-${name}`)
+}
+
+/** Namespaces of a run that was killed; its programs have ended with their standard input. */
+function sweep(): void {
+  for (const name of existsSync('/run/netns') ? readdirSync('/run/netns') : []) {
+    const pid = new RegExp(`^${tagPrefix}(\\d+)-`).exec(name)?.[1]
+    if (pid !== undefined && !existsSync(`/proc/${pid}`)) spawnSync('ip', ['netns', 'del', name])
+  }
 }
 
 /** Everything but the pods' links, as one script. */

@@ -3,7 +3,7 @@
  *
  * Per set of policies and per packet three answers: the naive reader's (oracle.ts), that of felix's rules run by the
  * simulated filter (simulated.ts), and what real packets between network namespaces do (real.ts). They have to agree.
- * First Kubernetes' published recipes, then N sets on the seeds S, S+1, ...; the hosts live through all of them. The
+ * First Kubernetes' published recipes and rare cases made by hand, then N sets on the seeds S, S+1, ...; the hosts live through all of them. The
  * first set with a disagreement ends the run: its manifests, the packets, the three answers, what decided, and the
  * command that plays it again. Exit code 1 then, 2 for a wrong call, 3 when something broke that is no disagreement.
  */
@@ -11,6 +11,7 @@
 import { parseArgs } from 'node:util'
 import { SimRandom } from '../sim/clock.ts'
 import { changesBetween, describeProbe, manifestsOf, type PolicySet, type Probe } from './cluster.ts'
+import { edgeCases } from './edges.ts'
 import { generateSet } from './generate.ts'
 import { featuresOf, Oracle, type Decision } from './oracle.ts'
 import { Real } from './real.ts'
@@ -131,7 +132,7 @@ async function main(): Promise<number> {
     return 2
   }
   const started = Date.now()
-  const real = values.real === 'no' ? undefined : await Real.start({ tag: `mx-truth-${process.pid}` })
+  const real = values.real === 'no' ? undefined : await Real.start()
   const table = new TruthTable(real)
   const stop = async (): Promise<void> => {
     await table.stop()
@@ -139,7 +140,7 @@ async function main(): Promise<number> {
   }
   for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, () => void stop().then(() => process.exit(130)))
   try {
-    const cases = values.recipes === 'no' ? [] : [...recipes]
+    const cases = values.recipes === 'no' ? [] : [...recipes, ...edgeCases]
     for (let i = 0; i < cases.length + sets; i++) {
       const one = cases[i] ?? seededCase(seed + i - cases.length)
       const found = await table.check(one)
