@@ -213,7 +213,18 @@ function validatorOf(row: KindRow): ValidateFunction {
 }
 
 function makeAjv(): Ajv {
-  const made = new Ajv({ allErrors: true, verbose: true, messages: false, strictTypes: false, allowUnionTypes: true })
+  // Our schemas are code: checking them against JSON schema's own, and polishing the functions made of them, would cost
+  // each command a tenth of a second. A test checks them once.
+  const made = new Ajv({
+    allErrors: true,
+    verbose: true,
+    messages: false,
+    strictTypes: false,
+    allowUnionTypes: true,
+    meta: false,
+    validateSchema: false,
+    code: { optimize: false },
+  })
   made.addKeyword({
     keyword: 'scalar',
     schemaType: 'string',

@@ -1,11 +1,12 @@
 /**
  * Asking the agent of this host: one HTTP request over its Unix socket.
  *
- * Used by manxctl and manx-cni, so it loads nothing but node:http. A socket that is not there or refuses is `no-agent`,
+ * Used by manxctl and manx-cni, so it loads nothing but node:http, and that only when it asks: an `import` would read all
+ * that node:http exports, the HTTP client of `fetch` among it, which costs 20 ms that a command has not. A socket that is not there or refuses is `no-agent`,
  * an answer that does not come in time `timeout`; whatever the agent says, good or bad, is returned.
  */
 
-import { request } from 'node:http'
+import type * as http from 'node:http'
 import { CodedError } from '../lib/errors.ts'
 
 export interface AgentFailure {
@@ -26,6 +27,7 @@ export function askAgent(
   body?: unknown,
   timeoutMs = 5000,
 ): Promise<AgentAnswer> {
+  const { request }: typeof http = process.getBuiltinModule('node:http')
   return new Promise((resolve, reject) => {
     const text = body === undefined ? undefined : JSON.stringify(body)
     const headers =

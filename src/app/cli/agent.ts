@@ -56,7 +56,7 @@ export async function askView<T>(
 }
 
 export async function askAgentOf(flags: Flags, world: World, path: string, body?: unknown): Promise<unknown> {
-  const socket = agentSocket(await settingsOf(flags, world), flags)
+  const socket = await agentSocket(await settingsOf(flags, world), flags)
   const answer = await askAgent(
     socket,
     body === undefined ? 'GET' : 'POST',

@@ -13,7 +13,6 @@ import type { Clock, Datastore, Log } from '../../lib/ports.ts'
 import { parseDuration, Resources } from '../../model/index.ts'
 import { askAgent } from '../../platform/agent-socket.ts'
 import { clientConfig, type Config, type SettingKey } from '../config.ts'
-import { knownLabs, LabFolder } from '../lab/state.ts'
 import { openStore, storeName } from '../store.ts'
 import type { Connection, ConnectOptions, Flags, World } from './world.ts'
 
@@ -49,14 +48,15 @@ export async function settingsOf(flags: Flags, world: World): Promise<Config> {
   const config = clientConfig(flags.config, world.environment)
   if (isStoreNamed(config)) return config
   const agent = await agentSettings(config)
-  return agent ?? labSettings(config, world) ?? config
+  return agent ?? (await labSettings(config, world)) ?? config
 }
 
 /** The socket of the agent that answers: `--at`, the one lab's node of `--node`, else the local one. */
-export function agentSocket(config: Config, flags: Flags): string {
+export async function agentSocket(config: Config, flags: Flags): Promise<string> {
   if (flags.at !== undefined) return flags.at.replace(/^unix:/, '')
   const { node } = flags
   if (node === undefined || existsSync(config.socketPath)) return config.socketPath
+  const { knownLabs, LabFolder } = await import('../lab/state.ts')
   const labs = knownLabs()
   const lab = labs.length === 1 ? new LabFolder(labs[0]!) : undefined
   const socket = lab && `${lab.path}/${node}/run/manxd.sock`
@@ -101,8 +101,9 @@ async function agentSettings(config: Config): Promise<Config | undefined> {
   return config.with(values, 'agent')
 }
 
-function labSettings(config: Config, world: World): Config | undefined {
+async function labSettings(config: Config, world: World): Promise<Config | undefined> {
   if (existsSync(config.storePath)) return undefined
+  const { knownLabs, LabFolder } = await import('../lab/state.ts')
   const labs = knownLabs()
   const record = labs.length === 1 ? new LabFolder(labs[0]!).record() : undefined
   if (!record) return undefined

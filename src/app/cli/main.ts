@@ -41,6 +41,8 @@ function lab(argv: readonly string[], world: World) {
 function helpAsked(argv: readonly string[]): readonly string[] | undefined {
   if (argv.length === 0) return []
   if (argv[0] === 'lab') return undefined
+  // Without flags there is nothing to parse, and help is what people wait for.
+  if (argv[0] === 'help' && !argv.some(word => word.startsWith('-'))) return argv.slice(1)
   const end = argv.indexOf('--')
   const own = end < 0 ? argv : argv.slice(0, end)
   if (!own.includes('-h') && !own.includes('--help')) return undefined
