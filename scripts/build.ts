@@ -9,6 +9,7 @@
  *   node scripts/build.ts [PROGRAM...]
  */
 
+import { spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, rmSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -31,6 +32,9 @@ if (missing.length > 0) {
   console.error(`error: nothing to build for ${missing.map(name => programs[name] ?? name).join(', ')}`)
   process.exit(1)
 }
+
+// Outside a checkout (sources from a tarball) nobody knows it.
+const commit = spawnSync('git', ['rev-parse', '--short=9', 'HEAD'], { cwd: root, encoding: 'utf8' }).stdout?.trim()
 
 const startedMs = performance.now()
 mkdirSync(out, { recursive: true })
@@ -58,6 +62,7 @@ const results = await Promise.allSettled(
       // Half the octets to read and compile at each start; names stay, for stack traces.
       minifyWhitespace: true,
       minifySyntax: true,
+      define: { MANX_COMMIT: JSON.stringify(commit || 'unknown') },
       sourcemap: 'linked',
       legalComments: 'none',
       logLevel: 'warning',

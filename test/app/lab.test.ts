@@ -1,7 +1,7 @@
 /** The parts of the lab that need no kernel: layout, names, router configurations, tables. */
 
 import { expect, test } from 'vitest'
-import { parseNodeStatus } from '../../src/app/lab/lab.ts'
+import { labsAmong, parseNodeStatus } from '../../src/app/lab/lab.ts'
 import { routerPlan } from '../../src/app/lab/members.ts'
 import { layOut, namespacesOf, podNamespace } from '../../src/app/lab/namespaces.ts'
 import { birdConfig, frrConfig, gatewayConfig, gobgpConfig, routerProgram } from '../../src/app/lab/routers.ts'
@@ -168,4 +168,13 @@ test('the status table, to the column', () => {
 node-a  node  10.0.0.11/24  64512  ready       1  3/3       41210
 gw      bird  10.0.0.1/24   65001  running     -  3/3       41190`,
   )
+})
+
+test('a lab without a record is left over only when nobody lives in it', () => {
+  const all = ['manx-one-fabric', 'manx-one-a', 'manx-two-fabric', 'manx-two-a', 'manx-mine-fabric', 'other']
+  const left = (populated: string[], known = ['mine']) => labsAmong(all, known, () => new Set(populated))
+  expect(left([])).toEqual(['mine', 'one', 'two'])
+  expect(left(['manx-two-a'])).toEqual(['mine', 'one'])
+  expect(left(['manx-one-fabric', 'manx-two-a', 'manx-mine-fabric'])).toEqual(['mine'])
+  expect(left(['manx-two-a'], ['mine', 'two'])).toEqual(['mine', 'one', 'two'])
 })

@@ -7,7 +7,8 @@
 
 import { readFileSync } from 'node:fs'
 import { CodedError, hasCode, reasonOf } from '../../lib/errors.ts'
-import type { WatchLost } from '../../lib/ports.ts'
+import type { Change, WatchLost } from '../../lib/ports.ts'
+import { Serial } from '../../lib/serial.ts'
 import {
   decodeResource,
   kindByWord,
@@ -16,6 +17,7 @@ import {
   parseAsNumber,
   parseKey,
   parseSelector,
+  resourceKey,
   resourcePrefix,
   type KindRow,
   type Resource,
@@ -71,11 +73,14 @@ function labelFilter({ flags }: Invocation): (resource: Resource) => boolean {
   )
 }
 
-/** Rows of what changes after the list, as kubectl appends them; ends when the store's history is lost. */
+/**
+ * Rows of what changes after the list, as kubectl appends them: what is deleted, or no longer matches, is shown once more
+ * as it last was. Ends when the store's history is lost.
+ */
 async function follow(
   call: Invocation,
   connection: Connection,
-  { row, revision }: Found,
+  { row, revision, items }: Found,
   form: Form,
   matches: (resource: Resource) => boolean,
 ): Promise<void> {
@@ -85,25 +90,35 @@ async function follow(
     row!.namespaced && !isEverywhere(call) ? (namespace ?? 'default') : undefined,
   )
   const quiet = { ...call, flags: { ...call.flags, headers: false } }
-  const show = async (item: Resource) => {
-    if (!matches(item)) return
-    const one: Found = { named: true, row, items: [item], revision: 0, problems: [] }
-    const text = await print(quiet, connection, one, form)
-    call.world.out(form.kind === 'table' || form.kind === 'wide' ? text.replace(/\n\n$/, '\n') : `${text.trimEnd()}\n`)
+  const shown = new Map(items.map(item => [resourceKey(row!.kind, item.metadata.name, item.metadata.namespace), item]))
+  const lane = new Serial()
+  const show = (item: Resource) =>
+    void lane.run(async () => {
+      const one: Found = { named: true, row, items: [item], revision: 0, problems: [] }
+      const text = await print(quiet, connection, one, form)
+      const isTable = form.kind === 'table' || form.kind === 'wide'
+      call.world.out(isTable ? text.replace(/\n\n$/, '\n') : `${text.trimEnd()}\n`)
+    })
+  const changed = (change: Change) => {
+    const key = change.kind === 'put' ? change.entry.key : change.key
+    const ref = parseKey(key)
+    if (ref?.type !== 'resource') return
+    const decoded =
+      change.kind === 'put' ? decodeResource(ref, change.entry.value, change.entry.modRevision) : undefined
+    if (decoded && !decoded.ok) return
+    const before = shown.get(key)
+    if (decoded && matches(decoded.value)) {
+      shown.set(key, decoded.value)
+      show(decoded.value)
+    } else if (before) {
+      shown.delete(key)
+      show(before)
+    }
   }
   const reason = await new Promise<WatchLost>(lost => {
-    connection.store.watch(prefix, revision, {
-      changes: batch => {
-        for (const change of batch) {
-          const ref = parseKey(change.kind === 'put' ? change.entry.key : change.key)
-          if (change.kind === 'delete' || ref?.type !== 'resource') continue
-          const decoded = decodeResource(ref, change.entry.value, change.entry.modRevision)
-          if (decoded.ok) void show(decoded.value)
-        }
-      },
-      lost,
-    })
+    connection.store.watch(prefix, revision, { changes: batch => batch.forEach(changed), lost })
   })
+  await lane.run(() => undefined)
   throw new CodedError({ code: 'unavailable' }, `the watch has ended: ${reason.code}`)
 }
 

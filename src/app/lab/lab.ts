@@ -34,6 +34,7 @@ import {
   layOut,
   namespaceName,
   namespaces,
+  populatedNamespaces,
   namespacesOf,
   removeNamespaces,
 } from './namespaces.ts'
@@ -442,14 +443,26 @@ export class Lab {
 
 /** Labs of which something is left: a record, or namespaces by their name. */
 export function labsLeft(): string[] {
-  const known = knownLabs()
-  const unclaimed = namespaces().filter(
-    name => name.startsWith('manx-') && !known.some(lab => name.startsWith(`manx-${lab}-`)),
-  )
+  return labsAmong(namespaces(), knownLabs(), populatedNamespaces)
+}
+
+/**
+ * Pure part of `labsLeft`. A lab whose record is elsewhere (another folder, another user) looks like one that crashed, but
+ * for the processes in it: one that lives is somebody's, and not ours to take down.
+ */
+export function labsAmong(
+  all: readonly string[],
+  known: readonly string[],
+  populated: () => ReadonlySet<string>,
+): string[] {
+  const unclaimed = all.filter(name => name.startsWith('manx-') && !known.some(lab => name.startsWith(`manx-${lab}-`)))
   // Without a record only the fabric's name tells where the lab's name ends.
-  const crashed = unclaimed
+  const recordless = unclaimed
     .filter(name => name.endsWith('-fabric'))
     .map(name => name.slice('manx-'.length, -'-fabric'.length))
+  if (recordless.length === 0) return [...known].sort()
+  const inUse = populated()
+  const crashed = recordless.filter(lab => !unclaimed.some(name => name.startsWith(`manx-${lab}-`) && inUse.has(name)))
   return [...known, ...crashed].sort()
 }
 

@@ -15,7 +15,7 @@
  * touches the namespace it was started in.
  */
 
-import { existsSync, readdirSync, statSync } from 'node:fs'
+import { existsSync, readdirSync, readlinkSync, statSync } from 'node:fs'
 import { Ip, Prefix } from '../../lib/ip.ts'
 import type { Clock } from '../../lib/ports.ts'
 import { processesIn, run, stop } from './process.ts'
@@ -78,6 +78,20 @@ export function inside(namespace: string, argv: readonly string[]): string[] {
 
 export function namespaces(): string[] {
   return existsSync(netnsFolder) ? readdirSync(netnsFolder).sort() : []
+}
+
+/** Names of namespaces that a process lives in. */
+export function populatedNamespaces(): ReadonlySet<string> {
+  const lived = new Set<string>()
+  for (const pid of readdirSync('/proc')) {
+    if (!/^\d+$/.test(pid)) continue
+    try {
+      lived.add(readlinkSync(`/proc/${pid}/ns/net`).slice('net:['.length, -1))
+    } catch {
+      continue // it has ended, or is another user's
+    }
+  }
+  return new Set(namespaces().filter(name => lived.has(String(inodeOf(name)))))
 }
 
 /**

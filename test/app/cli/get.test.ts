@@ -255,6 +255,28 @@ describe('-w', () => {
     expect(said.err).toContain('the watch has ended: compacted')
   })
 
+  test('what is deleted, or matches no more, is shown once more as it last was', async () => {
+    const desk = new Desk()
+    const labels = { team: 'a' }
+    for (const [name, order] of [
+      ['one', 1],
+      ['two', 2],
+      ['three', 3],
+    ] as const)
+      await desk.put('Tier', name, { order }, { labels })
+    const running = desk.run('get', 'tiers', '-w', '--selector', 'team == "a"')
+    await desk.clock.settle()
+    desk.store.delete('/calico/resources/v3/projectcalico.org/tiers/one')
+    const two = await desk.resources.get('Tier', 'two')
+    await desk.resources.replace({ ...two, metadata: { ...two.metadata, labels: {} } })
+    desk.store.delete('/calico/resources/v3/projectcalico.org/tiers/two')
+    await desk.clock.settle()
+    desk.store.faults.lostWatch = 1
+    await desk.put('Tier', 'last', { order: 30 })
+    const { out } = await running
+    expect(out.split('\n\n')[1]).toBe('one    1       \ntwo    2       \n')
+  })
+
   test('only of a whole kind', async () => {
     expect((await new Desk().run('get', 'tier', 'x', '-w')).code).toBe(2)
   })

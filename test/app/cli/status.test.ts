@@ -172,8 +172,12 @@ describe('the rest', () => {
   test('version', async () => {
     const desk = await cluster()
     const { out } = await desk.run('version')
-    expect(out).toMatch(/^Client Version: {3}\S+\nCluster Version: {2}unknown\nCluster Type: {5}unknown\n$/)
-    expect((await new Desk().run('version', '--client')).out).toMatch(/^Client Version: {3}\S+\n$/)
+    expect(out).toMatch(
+      /^Client Version: {3}\S+\nGit commit: {7}[0-9a-f]{9}\nCluster Version: {2}unknown\nCluster Type: {5}unknown\n$/,
+    )
+    expect((await new Desk().run('version', '--client')).out).toMatch(
+      /^Client Version: {3}\S+\nGit commit: {7}[0-9a-f]{9}\n$/,
+    )
   })
 
   test('lock and unlock', async () => {
