@@ -49,7 +49,8 @@ export interface SpeakerOptions {
   /** We ran here before, and the kernel still forwards for these families: graceful restart, restarting side. */
   readonly restarted?: { readonly forwardingKept: readonly Family[] }
   /** Best-route changes, each prefix once per batch. */
-  readonly onRoutes: (changes: readonly RouteUpdate[]) => void
+  /** `sinceMs` (monotonic): since when there was something to decide, so that who acts on it can say how long it took. */
+  readonly onRoutes: (changes: readonly RouteUpdate[], sinceMs: number) => void
   readonly onState?: (change: PeerStateChange) => void
   /** A family's routes are as complete as they will be: leftovers in the kernel may be swept. Once per family. */
   readonly onConverged?: (family: Family) => void
@@ -115,6 +116,8 @@ export class Speaker {
   readonly #converging = new Set<Family>([4, 6])
   #running = false
   #work: Timer | undefined
+  /** When the first of the work at hand came in. */
+  #workSinceMs: number | undefined
   #draining: Timer | undefined
   #pumpFrom = 0
   #refusalLoggedMs = -refusalLogMs
@@ -398,7 +401,9 @@ export class Speaker {
   // ----------------------------------------------------------------------------------------------------------- work
 
   #workSoon(): void {
-    if (this.#running) this.#work ??= this.#deps.clock.after(0, () => this.#turn())
+    if (!this.#running) return
+    this.#workSinceMs ??= this.#deps.clock.now()
+    this.#work ??= this.#deps.clock.after(0, () => this.#turn())
   }
 
   /** One slice: decide, tell the owner, fill the sockets. */
@@ -406,6 +411,7 @@ export class Speaker {
     this.#work = undefined
     const more = this.#rib.step(sliceMs)
     const untold = this.#tell()
+    if (!more && !untold) this.#workSinceMs = undefined
     const full = this.#pumpAll()
     if (more || untold || full) this.#workSoon()
   }
@@ -417,7 +423,7 @@ export class Speaker {
     for (;;) {
       const changes = this.#rib.takeUpdates(updatesPerBatch)
       if (changes.length === 0) return false
-      this.#options.onRoutes(changes)
+      this.#options.onRoutes(changes, this.#workSinceMs ?? clock.now())
       if (clock.now() >= until) return true
     }
   }

@@ -31,6 +31,8 @@ export interface FelixOptions {
   readonly overrides?: FelixConfigurationSpec
   /** Whether BGP runs on this host: if not, routes between hosts come from the store. Default true. */
   readonly bgp?: boolean
+  /** A pass has ended; what was told to felix before `takenAtMs` (monotonic) is in the kernel, or known as refused. */
+  readonly onPass?: (takenAtMs: number) => void
   /** Pause between two passes, so that a burst of changes becomes few. */
   readonly throttleMs?: number
 }
@@ -301,6 +303,7 @@ export class Felix {
       this.#passes++
       this.#lastPassMs = clock.now() - startedAt
       this.#lastError = undefined
+      this.#options.onPass?.(startedAt)
     } catch (error) {
       // Drivers keep their failures to themselves: this is what must be known first, before all the links.
       if (this.#lastError !== reasonOf(error))
