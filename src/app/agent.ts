@@ -44,6 +44,7 @@ import { Pods, type AddressRequest } from './pods.ts'
 import { StatusRecord } from './status-record.ts'
 import { storeName } from './store.ts'
 import { AgentViews } from './views.ts'
+import { RouteMeters } from './route-meters.ts'
 import { TunnelAddresses } from './tunnels.ts'
 
 export interface AgentPorts {
@@ -91,6 +92,7 @@ export class Agent {
   #problems: readonly { readonly resource: string; readonly message: string }[] = []
   readonly #listenProblems = new Map<string, string>()
   readonly #views: AgentViews
+  readonly #meters: RouteMeters
   #stops: Stop[] = []
   #stopping = false
 
@@ -98,6 +100,7 @@ export class Agent {
     this.#config = config
     this.#ports = ports
     this.#views = this.#makeViews()
+    this.#meters = new RouteMeters(ports.metrics, ports.clock, { kernel: true })
   }
 
   // ---------------------------------------------------------------------------------------------- start and stop
@@ -169,6 +172,7 @@ export class Agent {
       readiness: () => this.readiness(),
       metrics: () => {
         this.#speaker?.publishMetrics()
+        this.#meters.publish(this.#speaker?.rib)
         return this.#ports.metrics.text()
       },
       ...this.#views.doors(),
@@ -232,14 +236,19 @@ export class Agent {
     this.#links = await kernel.links()
     this.#ipam = new Ipam({ node: name }, { store, clock, random, log: log.with({ room: 'ipam' }), metrics })
     this.#felix = new Felix(
-      { node: name, overrides: this.#felixOverrides(), bgp: this.#config.need('networkingBackend') === 'bird' },
+      {
+        node: name,
+        overrides: this.#felixOverrides(),
+        bgp: this.#config.need('networkingBackend') === 'bird',
+        onPass: takenAtMs => this.#meters.programmed(takenAtMs),
+      },
       { kernel, clock, random, log: log.with({ room: 'felix' }), metrics, otherRules: this.#ports.otherRules },
     )
     if (this.#config.need('networkingBackend') === 'bird') {
       this.#speaker = new Speaker(
         {
           ...(leftBehind.length > 0 && { restarted: { forwardingKept: leftBehind } }),
-          onRoutes: changes => this.#onRoutes(changes),
+          onRoutes: (changes, sinceMs) => this.#onRoutes(changes, sinceMs),
           onConverged: () => this.#onConverged(),
           onState: () => this.#onSessions(),
           onProblem: problem => this.#onListenProblem(problem),
@@ -370,9 +379,10 @@ export class Agent {
     return ip ? { routerId: ip } : {}
   }
 
-  #onRoutes(changes: readonly RouteUpdate[]): void {
+  #onRoutes(changes: readonly RouteUpdate[], sinceMs: number): void {
     this.#felix?.learnedRoutes(changes)
     this.#views.learned(changes)
+    this.#meters.learned(sinceMs)
   }
 
   #onConverged(): void {
@@ -521,7 +531,8 @@ export class Agent {
     const excused = down.filter(
       peer => wall - peer.since < 30_000 && peer.flaps === 0 && peer.cause?.code === 'connecting',
     )
-    const ready = peers.length === 0 || (peers.length - down.length + excused.length) * 2 >= peers.length
+    const enough = (peers.length - down.length + excused.length) * 2 >= peers.length
+    const ready = enough && !down.some(peer => peer.required && !excused.includes(peer))
     const up = `${peers.length - down.length} of ${peers.length} sessions Established`
     const reasons = down.map(peer => `${peer.address} (${peer.name}): ${peer.cause?.text ?? peer.state}`)
     return { component: 'bgp', ready, reason: [up, ...this.#listenProblems.values(), ...reasons].join('; ') }

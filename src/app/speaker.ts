@@ -23,6 +23,7 @@ import { createBfd } from '../platform/bfd.ts'
 import { SystemClock, SystemRandom } from '../platform/clock.ts'
 import { createTcpTransport } from '../platform/tcp.ts'
 import { BfdPeers } from './speaker/bfd.ts'
+import { RouteMeters } from './route-meters.ts'
 import { pathText, type Path, type SettingProblem } from './speaker/fields.ts'
 import {
   type Base,
@@ -132,6 +133,7 @@ export class BgpSpeaker {
   readonly #originate = new Map<string, Origination>()
   #config!: bgp.SpeakerConfig
   #base!: Base
+  readonly #meters: RouteMeters | undefined
   #fib: Fib | undefined
   #notes: readonly string[] = []
   #due: Timer | undefined
@@ -175,6 +177,7 @@ export class BgpSpeaker {
     const { rib } = this.#speaker
     invariant(rib instanceof bgp.Rib, 'a speaker without a RIB of its own')
     this.#rib = rib
+    this.#meters = ports.metrics && new RouteMeters(ports.metrics, clock, { kernel: false })
     this.configure(settings)
   }
 
@@ -358,6 +361,7 @@ export class BgpSpeaker {
   /** Brings metrics up to date, for who gave a registry. */
   publishMetrics(): void {
     this.#speaker.publishMetrics()
+    this.#meters?.publish(this.#rib)
   }
 
   #slotOf(key: string): number | undefined {

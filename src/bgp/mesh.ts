@@ -70,6 +70,8 @@ const defaultAs = 64512
 const normalPriority = 1024
 const outOfLoadBalancing = 'node.kubernetes.io/exclude-from-external-load-balancers'
 const bfdAnnotation = 'manx/bfd'
+/** `true` on a BGPPeer: the node is not ready without this session. */
+const requiredAnnotation = 'manx/required'
 
 /** As the annotation would say it. */
 const defaultBfd = ['', '300', '3'] as const
@@ -427,6 +429,7 @@ export class Mesh {
       // Without it a reflector hides all but one of the nodes that serve an address (calico #6451).
       addPath: !ebgp,
       ...(bfd && { bfd }),
+      ...(resource?.metadata.annotations?.[requiredAnnotation] === 'true' && { required: true }),
       importPolicy: importPolicy({
         fromNode: node !== undefined,
         nodesCarryPools: all.some(p => p.node !== undefined),

@@ -91,6 +91,8 @@ export interface PeerConfig {
   readonly removePrivateAs?: boolean
   /** The peer is sent a default route of ours per family, whatever is in the table and whatever its export policy says. */
   readonly originateDefault?: boolean
+  /** The owner is not ready without it; for views and metrics, the session itself does not care. */
+  readonly required?: boolean
   /** Several paths per prefix, both ways, where the peer does it too (RFC 7911). */
   readonly addPath: boolean
   /** Paths per prefix to send then; default 8. */

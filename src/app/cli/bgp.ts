@@ -185,6 +185,7 @@ function sessionLines(one: PeerView): string[] {
       ? [`BFD ${one.settings.bfd ? 'on' : 'off'}`, `filters ${one.settings.filters.join(' ') || 'none'}`]
       : []),
     ...(one.passive ? ['passive'] : []),
+    ...(one.required ? ['required'] : []),
     ...(session?.gracefulRestart ? [`graceful restart ${session.restartSeconds ?? 0} s`] : []),
     ...(one.maxPrefix ? [`max-prefix ${one.maxPrefix.action} at ${grouped(one.maxPrefix.limit)}`] : []),
   ]

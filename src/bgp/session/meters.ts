@@ -43,6 +43,7 @@ export class Meters {
       'name',
       'type',
       'remote_as',
+      'required',
     ])
     this.#upSeconds = metrics.gauge('bgp_peer_up_seconds', 'How long the session has been Established', peer)
     this.#downReason = metrics.gauge('bgp_peer_down_reason', '1 while the session is down for this reason', [
@@ -103,7 +104,13 @@ export class Meters {
   #gauges(peer: PeerSnapshot): void {
     const label = { peer: peer.key }
     this.#state.set(stateNumbers[peer.state], { ...label, type: typeOf(peer) })
-    this.#info.set(1, { ...label, name: peer.name, type: typeOf(peer), remote_as: String(peer.remoteAs) })
+    this.#info.set(1, {
+      ...label,
+      name: peer.name,
+      type: typeOf(peer),
+      remote_as: String(peer.remoteAs),
+      required: String(peer.required ?? false),
+    })
     this.#upSeconds.set(Math.max(0, peer.upSeconds ?? 0), label)
     if (peer.cause) this.#downReason.set(1, { ...label, reason: peer.cause.code })
     this.#queue.set(peer.queueBytes, label)

@@ -54,6 +54,8 @@ export interface PeerSnapshot {
   readonly flaps: number
   readonly tries: number
   readonly passive: boolean
+  /** Readiness waits for it. */
+  readonly required?: true
   readonly passwordSet: boolean
   readonly gtsmHops?: number
   readonly localAddress?: string
@@ -129,6 +131,7 @@ export function viewPeer(peer: Peer, lingering: boolean, clock: Clock, rib: RibP
     flaps: record.flaps,
     tries: record.tries,
     passive: config.passive,
+    ...(config.required && { required: true as const }),
     passwordSet: config.password !== undefined,
     ...(config.ttlSecurity !== undefined && { gtsmHops: config.ttlSecurity }),
     ...(local && { localAddress: local.key }),
