@@ -465,6 +465,20 @@ describe('workloads that speak BGP', () => {
   })
 })
 
+test('a peer that readiness waits for, by annotation', () => {
+  const asked = (annotations: Record<string, string>) => {
+    const gateway = peer('gw', { peerIP: '10.0.0.1', asNumber: 65001 })
+    if (gateway.kind !== 'BGPPeer') throw new Error('no peer')
+    const metadata = { ...gateway.value!.metadata, annotations }
+    return plan([node('a', dual(11)), { ...gateway, value: { ...gateway.value!, metadata } }]).config.peers[0]!.required
+  }
+  expect([asked({ 'manx/required': 'true' }), asked({ 'manx/required': 'no' }), asked({})]).toEqual([
+    true,
+    undefined,
+    undefined,
+  ])
+})
+
 describe('BFD by annotation', () => {
   const asks = (bfd: string | undefined, address = '10.0.0.1') => {
     const gateway = peer('gw', { peerIP: address, asNumber: 65001 })
