@@ -228,6 +228,11 @@ export class Dataplane {
     return this.#firewall.policedLinks()
   }
 
+  /** What is wanted of this host, for those who explain it. */
+  wanted(): Pick<Firewall, 'model' | 'wanted'> {
+    return this.#firewall
+  }
+
   /** True when this host takes what others send through such a tunnel. */
   takesTunnel(kind: 'vxlan' | 'ipip', family: Family): boolean {
     return this.#tunnels.isInPlace(tunnelDevice(kind, family)) && this.#firewall.takesTunnels(family)

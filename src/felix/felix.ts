@@ -12,13 +12,18 @@
  */
 
 import { CodedError, reasonOf } from '../lib/errors.ts'
-import type { Family, Prefix } from '../lib/ip.ts'
+import type { Family, Ip, Prefix } from '../lib/ip.ts'
 import type { Clock, KernelChange, Log, Metrics, Random, Kernel, Revision, Stop, Timer } from '../lib/ports.ts'
 import type { FelixConfigurationSpec, Update } from '../model/index.ts'
 import { Graph } from './calc/graph.ts'
 import type { EndpointPolicy } from './calc/policy.ts'
 import type { LearnedRoute } from './calc/routes.ts'
 import { Dataplane, type DataplaneState, type OtherRules } from './dataplane.ts'
+import { DeniedPackets } from './explain-denied.ts'
+import { explainHere, type HostPart } from './explain-host.ts'
+import type { EndFacts, Flow } from './explain-match.ts'
+import { boundEndpoint, type BoundEndpoint } from './explain-policy.ts'
+import { readRules } from './explain-rules.ts'
 import { Meters } from './meters.ts'
 import type { Finding } from './rules/foreign.ts'
 import { routeProtocol } from './rules/names.ts'
@@ -94,6 +99,8 @@ interface Waiter {
 const defaultThrottleMs = 20
 const defaultReadyTimeoutMs = 20_000
 const otherRulesEveryMs = 60_000
+/** Reading counters reads whole tables: not for every reader of metrics anew. */
+const countDeniedEveryMs = 5_000
 /** Pause after a pass that could not even look at the links. */
 const retryMs = 1_000
 
@@ -103,6 +110,7 @@ export class Felix {
   readonly #graph: Graph
   readonly #dataplane: Dataplane
   readonly #meters: Meters
+  readonly #denied: DeniedPackets
   readonly #waiters = new Set<Waiter>()
   #running = false
   #synced = false
@@ -115,6 +123,7 @@ export class Felix {
   #pass: Promise<void> | undefined
   #linksChanged = true
   #otherRulesAt = 0
+  #countDeniedAt = Number.NEGATIVE_INFINITY
   #applied = false
   #startedAt = 0
   #passes = 0
@@ -132,6 +141,7 @@ export class Felix {
     })
     this.#dataplane = new Dataplane(this.#graph, deps)
     this.#meters = new Meters(deps.metrics ?? noMetrics)
+    this.#denied = new DeniedPackets(deps.metrics ?? noMetrics)
   }
 
   /** Begins to watch the kernel. Writes begin with `inSync`. */
@@ -248,6 +258,60 @@ export class Felix {
   /** How the kernel's routes to these prefixes stand, one report each, from what was last read and written. */
   kernelRoutes(prefixes: readonly Prefix[]): RouteReport[] {
     return this.#dataplane.kernelRoutes(prefixes)
+  }
+
+  // ------------------------------------------------------------------------------------------------------- explaining
+
+  /** Who decides on this flow here, by the records and by the kernel as it is now. `names` are for the sentences. */
+  explain(flow: Flow, names: { readonly source: string; readonly destination: string }): Promise<HostPart> {
+    const wanted = this.#dataplane.wanted()
+    const end = (name: string, ip: Ip): EndFacts => {
+      const holder = this.#graph.holders(ip)[0]
+      return { name, ...(holder && { labels: holder.labels }) }
+    }
+    return explainHere(
+      {
+        kernel: this.#deps.kernel,
+        model: () => wanted.model(),
+        wanted: family => wanted.wanted(family),
+        routes: prefixes => this.#dataplane.kernelRoutes(prefixes),
+        inStep: () => !this.#running && this.#dataplane.isInStep(),
+        now: () => this.#deps.clock.now(),
+      },
+      flow,
+      { source: end(names.source, flow.source), destination: end(names.destination, flow.destination) },
+    )
+  }
+
+  /** What binds an endpoint of this host (`namespace/name`, `host NAME`), with counters; undefined: no such endpoint. */
+  async boundTo(key: string): Promise<BoundEndpoint | undefined> {
+    const wanted = this.#dataplane.wanted()
+    if (!wanted.model().bound.has(key)) return undefined
+    const texts = await this.#readCounters()
+    const counted = texts.map(({ family, text }) => ({
+      family,
+      wanted: wanted.wanted(family).tables.filter,
+      kernel: readRules(text),
+    }))
+    return boundEndpoint(wanted.model(), key, counted)
+  }
+
+  /** Brings `felix_policy_denied_packets_total` up to date; for whoever is about to print metrics. */
+  async countDenied(): Promise<void> {
+    const now = this.#deps.clock.now()
+    if (!this.#synced || now < this.#countDeniedAt) return
+    this.#countDeniedAt = now + countDeniedEveryMs
+    const model = this.#dataplane.wanted().model()
+    for (const { family, text } of await this.#readCounters()) this.#denied.take(family, 'filter', text, model)
+  }
+
+  /** The filter tables with counters; a family that cannot be read is left out. */
+  async #readCounters(): Promise<{ readonly family: Family; readonly text: string }[]> {
+    const families: readonly Family[] = [4, 6]
+    const texts = await Promise.all(
+      families.map(family => this.#deps.kernel.saveTable(family, 'filter', { counters: true }).catch(() => undefined)),
+    )
+    return families.flatMap((family, i) => (texts[i] === undefined ? [] : [{ family, text: texts[i] }]))
   }
 
   #phase(): FelixSnapshot['phase'] {

@@ -22,6 +22,8 @@ import type { PolicingChanges } from './calc/policing.ts'
 import type { ActivePolicy, ActiveProfile, EndpointPolicy } from './calc/policy.ts'
 import type { Settings } from './calc/settings.ts'
 import type { TunnelPlan } from './calc/tunnels.ts'
+import type { PolicyModel } from './explain.ts'
+import type { WantedRules } from './explain-host.ts'
 import { mangleChains, mangleHooks, pathChains, pathCheck, rawChains, rawHooks } from './rules/early.ts'
 import { dispatchChains, endpointChainName, endpointChains } from './rules/endpoint.ts'
 import { filterChains, filterHooks } from './rules/filter.ts'
@@ -373,6 +375,28 @@ export class Firewall {
   /** Which host endpoint's policy holds on which interface; `*`: on all others. */
   policedLinks(): string[] {
     return [...this.#policed.links.keys(), ...(this.#policed.others ? ['*'] : [])].sort()
+  }
+
+  /** What the calculation says of this host, for those who explain it. */
+  model(): PolicyModel {
+    return {
+      settings: this.#settings,
+      endpoints: this.#endpoints,
+      bound: this.#bound,
+      policies: this.#policies,
+      profiles: this.#profiles,
+      members: (set, family) => this.#sets[family].wantedMembers(setName(family, set)),
+      policed: this.#policed,
+    }
+  }
+
+  /** Chains, hooks and sets of one family as they are wanted. */
+  wanted(family: Family): WantedRules {
+    const { raw, mangle, filter } = this.#tables[family]
+    return {
+      tables: { raw: raw.table.wanted(), mangle: mangle.table.wanted(), filter: filter.table.wanted() },
+      members: name => this.#sets[family].wantedMembers(name),
+    }
   }
 
   /** The chains that decide on this pod's packets, and the way to them, are in the kernel. */

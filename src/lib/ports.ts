@@ -480,8 +480,8 @@ export interface Kernel {
   /** The value of /proc/sys/`path`, trimmed; undefined when there is no such setting. */
   sysctl(path: string): Promise<string | undefined>
   setSysctl(path: string, value: string): Promise<void>
-  /** `iptables-save -t table` (ip6tables for 6). */
-  saveTable(family: Family, table: string): Promise<string>
+  /** `iptables-save -t table` (ip6tables for 6). `counters`: each rule after `[packets:octets] `, as with `-c`. */
+  saveTable(family: Family, table: string, options?: { readonly counters?: boolean }): Promise<string>
   /** `iptables-restore --noflush` of a script for one table: all of it or nothing. */
   restoreTable(family: Family, script: string): Promise<void>
   /** Sets whose family is this one. */

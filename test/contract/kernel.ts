@@ -605,6 +605,18 @@ function tableCases(world: () => KernelWorld): void {
       await world().kernel.changeSets(family, 'destroy kc-norm-set\n')
     })
 
+    test(`tables: with counters each line is what it is without, after its counts (IPv${family})`, async () => {
+      await restore(family, 'filter', ':kc-count - [0:0]', `-A kc-count -s ${net} -j ACCEPT`, '-A kc-count -j DROP')
+      const text = await world().kernel.saveTable(family, 'filter', { counters: true })
+      const lines = text.split('\n').filter(line => / -A kc-count /.test(line))
+      deepEqual(lines, [`[0:0] -A kc-count -s ${net} -j ACCEPT`, '[0:0] -A kc-count -j DROP'])
+      deepEqual(
+        (await rules(family, 'filter', 'kc-count')).filter(line => line.startsWith('-A')),
+        lines.map(line => line.replace('[0:0] ', '')),
+      )
+      await restore(family, 'filter', '-F kc-count', '-X kc-count')
+    })
+
     test(`tables: masquerade in nat (IPv${family})`, async () => {
       await restore(
         family,

@@ -419,9 +419,14 @@ export class SimKernel implements Kernel {
     this.#sysctls.set(path, value)
   }
 
-  async saveTable(family: Family, table: string): Promise<string> {
+  async saveTable(family: Family, table: string, options?: { readonly counters?: boolean }): Promise<string> {
     await this.#enter({ op: 'saveTable', family, table })
-    return inToolsWords(() => this.#tables[family].save(table))
+    return inToolsWords(() => this.#tables[family].save(table, options?.counters))
+  }
+
+  /** So many packets have met the rules of a table whose lines (`-A ...`) look like this. */
+  countPackets(family: Family, table: string, like: RegExp, packets: number): void {
+    this.#tables[family].count(table, like, packets)
   }
 
   async restoreTable(family: Family, script: string): Promise<void> {
@@ -634,7 +639,7 @@ function openSession(kernel: SimKernel): { kernel: Kernel; kill(): void } {
       changeNeighbours: changes => call(() => kernel.changeNeighbours(changes)),
       sysctl: path => call(() => kernel.sysctl(path)),
       setSysctl: (path, value) => call(() => kernel.setSysctl(path, value)),
-      saveTable: (family, table) => call(() => kernel.saveTable(family, table)),
+      saveTable: (family, table, options) => call(() => kernel.saveTable(family, table, options)),
       restoreTable: (family, script) => call(() => kernel.restoreTable(family, script)),
       readSets: family => call(() => kernel.readSets(family)),
       changeSets: (family, script) => call(() => kernel.changeSets(family, script)),

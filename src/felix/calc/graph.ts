@@ -211,6 +211,11 @@ export class Graph {
     return this.#locals
   }
 
+  /** Who in the cluster has this address, with all labels. */
+  holders(ip: Ip): ReturnType<Policing['holders']> {
+    return this.#policing.holders(ip)
+  }
+
   /** Ranges of all pools that pods get addresses from. */
   poolRanges(): Prefix[] {
     return this.#podPools().map(({ cidr }) => cidr)

@@ -10,7 +10,7 @@
  */
 
 import { createHash } from 'node:crypto'
-import { Prefix, type Family } from '../../lib/ip.ts'
+import { Prefix, type Family, type Ip } from '../../lib/ip.ts'
 import type { Selector } from '../../model/index.ts'
 import { SelectorIndex, type ItemLabels } from './match.ts'
 
@@ -102,6 +102,16 @@ export class Members {
   /** All members of a set now. */
   members(id: string): string[] {
     return [...(this.#counts.get(id)?.keys() ?? [])].sort()
+  }
+
+  /** Who has this address, each with all its labels: endpoints and network sets, narrow ones first. */
+  holders(ip: Ip): { readonly id: string; readonly labels: ReadonlyMap<string, string> }[] {
+    const found: { id: string; labels: ReadonlyMap<string, string>; length: number }[] = []
+    for (const [id, { nets }] of this.#items) {
+      const length = Math.max(-1, ...nets.filter(net => net.contains(ip)).map(net => net.length))
+      if (length >= 0) found.push({ id, labels: this.#index.labels(id) ?? new Map(), length })
+    }
+    return found.sort((a, b) => b.length - a.length || (a.id < b.id ? -1 : 1)).map(({ id, labels }) => ({ id, labels }))
   }
 
   flush(): MemberChange[] {

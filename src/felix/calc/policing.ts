@@ -127,6 +127,11 @@ export class Policing {
     return { ...changes, sets, members: this.#members.flush() }
   }
 
+  /** Who has this address: endpoints as `namespace/name` or `host NAME`, network sets as `set namespace/name`. */
+  holders(ip: Ip): ReturnType<Members['holders']> {
+    return this.#members.holders(ip)
+  }
+
   counts(): PolicingCounts {
     const { policies, active, tiers, profiles } = this.#policies.counts()
     return {

@@ -78,6 +78,11 @@ export class IpSets {
     this.#dirty.add(name)
   }
 
+  /** Undefined: no such set is wanted. */
+  wantedMembers(name: string): ReadonlySet<string> | undefined {
+    return this.#desired.get(name)?.members
+  }
+
   wantedNames(): IterableIterator<string> {
     return this.#desired.keys()
   }

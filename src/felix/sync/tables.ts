@@ -150,6 +150,11 @@ export class Table {
     }
   }
 
+  /** Our chains as they are wanted, and the rules that lead into them. */
+  wanted(): { readonly chains: ReadonlyMap<string, RenderedChain>; readonly hooks: readonly Hook[] } {
+    return { chains: this.#chains.desired, hooks: this.#hooks }
+  }
+
   /** The table as last read: chains of others with their rules, for those who look for foreign drops. */
   foreignChains(): ReadonlyMap<string, KernelChain> {
     return this.#foreign

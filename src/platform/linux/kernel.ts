@@ -146,8 +146,8 @@ export class LinuxKernel implements Kernel {
     }))
   }
 
-  async saveTable(family: Family, table: string): Promise<string> {
-    return saveTable((await this.tableBackends()).chosen, family, table)
+  async saveTable(family: Family, table: string, options?: { readonly counters?: boolean }): Promise<string> {
+    return saveTable((await this.tableBackends()).chosen, family, table, options?.counters)
   }
 
   async restoreTable(family: Family, script: string): Promise<void> {

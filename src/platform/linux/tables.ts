@@ -52,8 +52,8 @@ export async function chooseBackend(wish: Backend | 'auto'): Promise<Backends> {
     : answer('nft', '`iptables` stands for the nft tools')
 }
 
-export async function saveTable(backend: Backend, family: Family, table: string): Promise<string> {
-  const text = await runTool(toolOf(backend, family, 'save'), ['-t', table])
+export async function saveTable(backend: Backend, family: Family, table: string, counters = false): Promise<string> {
+  const text = await runTool(toolOf(backend, family, 'save'), [...(counters ? ['-c'] : []), '-t', table])
   // Somebody wrote rules with `nft` that have no iptables form: what was printed is not the table.
   if (/^# Table `.*' is incompatible/m.test(text))
     throw new CodedError<KernelFailure>(
