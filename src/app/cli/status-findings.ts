@@ -34,8 +34,10 @@ export function sessionFindings(
   records: readonly NodeStatus[],
   wallMs: number,
   timeZone: string | undefined,
+  silent: readonly string[] = [],
 ): ClusterFinding[] {
-  let edges = records.flatMap(edgesOf)
+  // Sessions with a node that has no agent are no fault of their own.
+  let edges = records.flatMap(edgesOf).filter(({ to }) => !silent.includes(to))
   const found: ClusterFinding[] = []
   while (edges.length > 0) {
     const [center, own] = heaviest(edges)
@@ -43,6 +45,11 @@ export function sessionFindings(
     found.push(finding(center, own, records, { wallMs, timeZone }))
   }
   return [...found, ...untold(records)]
+}
+
+/** How many sessions these nodes' silence explains. */
+export function sessionsTo(names: readonly string[], records: readonly NodeStatus[]): number {
+  return records.flatMap(edgesOf).filter(({ to }) => names.includes(to)).length
 }
 
 function edgesOf({ node, findings = [] }: NodeStatus): Edge[] {

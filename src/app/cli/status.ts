@@ -11,7 +11,7 @@ import type { PoolUsage, Usage } from '../../ipam/index.ts'
 import type { NodeStatus } from '../status-record.ts'
 import { exitCodes } from '../report.ts'
 import { age, clockTime, counted, grouped, jsonText, plainTable } from './layout.ts'
-import { namesOf, otherFindings, sessionFindings, type ClusterFinding } from './status-findings.ts'
+import { namesOf, otherFindings, sessionFindings, sessionsTo, type ClusterFinding } from './status-findings.ts'
 import { withConnection, type Invocation } from './world.ts'
 
 /** What the store tells of the cluster. */
@@ -91,14 +91,16 @@ export function findingsOf(view: ClusterView, wallMs: number, timeZone?: string)
       hint: 'systemctl start manxd on each host, with the same store',
     })
   const silent = nodes.filter(node => !reporting.has(node))
+  const lost = sessionsTo(silent, records)
   if (silent.length > 0)
     found.push({
       severity: 'FAIL',
       code: 'A01',
       message: `${namesOf(silent)}: no agent reports`,
+      ...(lost > 0 && { explains: `${counted(lost, 'session')} down` }),
       hint: `there: systemctl status manxd; gone for good: manxctl delete node ${silent[0]}`,
     })
-  found.push(...sessionFindings(records, wallMs, timeZone), ...otherFindings(records))
+  found.push(...sessionFindings(records, wallMs, timeZone, silent), ...otherFindings(records))
   const waiting = records.filter(
     record =>
       record.ready === false &&

@@ -153,6 +153,19 @@ describe('sessions that are down', () => {
     expect(out).toContain('FAIL B16  node-c: BFD went down to tor since')
   })
 
+  test('sessions with a node without an agent are told under it', async () => {
+    const desk = await cluster()
+    desk.store.delete(nodeStatusKey('node-c'))
+    for (const node of ['node-a', 'node-b'])
+      record(desk, node, { ...short, findings: [finding({ code: 'B02', peers: ['node-c'], count: 1 })] })
+    const { out } = await desk.run('status')
+    expect(out.split('\n').slice(1, 3)).toEqual([
+      'FAIL A01  node-c: no agent reports',
+      '          explains: 2 sessions down',
+    ])
+    expect(out).not.toContain('B02')
+  })
+
   test('what several nodes say in the same words is one line', async () => {
     const desk = await cluster()
     for (const node of names)
