@@ -3,17 +3,21 @@
  * TypeScript both take about twice as long: platform-notes 1). bin/launch.sh prefers a bundle that is newer than every
  * source; development needs none.
  *
- * What is large or native stays outside (koffi, gRPC, SQLite come from node_modules or Node itself); what a program
- * imports lazily becomes a chunk that is read only when used.
+ * What is native or read once (koffi, fastify, pino, prom-client) stays outside, in node_modules; what a program imports
+ * lazily becomes a chunk that is read only when used. gRPC is such a chunk: as a hundred files of node_modules it would cost
+ * each command on etcd another 50 ms, and reading etcd's protocol from its text again as much.
  *
  *   node scripts/build.ts [PROGRAM...]
  */
 
 import { spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, rmSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { build } from 'esbuild'
+import { build, type Plugin } from 'esbuild'
+import protobufjs from 'protobufjs'
+
+const { Root } = protobufjs
 
 const root = resolve(dirname(fileURLToPath(import.meta.url)), '..')
 const out = join(root, 'dist')
@@ -36,6 +40,22 @@ if (missing.length > 0) {
 // Outside a checkout (sources from a tarball) nobody knows it.
 const commit = spawnSync('git', ['rev-parse', '--short=9', 'HEAD'], { cwd: root, encoding: 'utf8' }).stdout?.trim()
 
+/** etcd3 parses the protocol's text at each start; here it is put in as what the parser makes of it. */
+const etcdProtocol: Plugin = {
+  name: 'etcd-protocol',
+  setup(builder) {
+    builder.onLoad({ filter: /etcd3\/lib\/connection-pool\.js$/ }, ({ path }) => {
+      const source = readFileSync(path, 'utf8')
+      const call = '(0, proto_loader_1.loadSync)(`${__dirname}/../proto/rpc.proto`'
+      if (!source.includes(call))
+        throw new Error(`etcd3 loads its protocol in another way than this build knows: ${path}`)
+      // The same options as in the call that this replaces: names as they are in the file.
+      const parsed = new Root().loadSync(join(dirname(path), '../proto/rpc.proto'), { keepCase: true }).toJSON()
+      return { contents: source.replace(call, `(0, proto_loader_1.fromJSON)(${JSON.stringify(parsed)}`) }
+    })
+  },
+}
+
 const startedMs = performance.now()
 mkdirSync(out, { recursive: true })
 for (const name of wanted) {
@@ -56,7 +76,8 @@ const results = await Promise.allSettled(
       format: 'esm',
       platform: 'node',
       target: 'node24',
-      external: ['koffi', 'etcd3', '@grpc/grpc-js', 'cockatiel', 'fastify', 'pino', 'prom-client', 'esbuild'],
+      external: ['koffi', 'fastify', 'pino', 'prom-client', 'esbuild'],
+      plugins: [etcdProtocol],
       // CommonJS packages inside an ES module bundle call `require`, which has to be made for them.
       banner: { js: "import { createRequire } from 'node:module';\nconst require = createRequire(import.meta.url);" },
       // Half the octets to read and compile at each start; names stay, for stack traces.
