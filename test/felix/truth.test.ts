@@ -10,7 +10,7 @@ import { edgeCases } from '../policy/edges.ts'
 import { recipes } from '../policy/recipes.ts'
 import { report, seededCase, TruthTable, type Case } from '../policy/run.ts'
 
-const seeds = [101, 102, 103, 104, 105, 106, 107, 108, 109, 110]
+const seeds = [101, 102, 103, 104, 105]
 
 describe('felix and the naive reader agree', () => {
   const table = new TruthTable()
