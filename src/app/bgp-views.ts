@@ -10,8 +10,8 @@
  *   explain?prefix=P                       every path with its reason, what each peer is sent, the kernel's route
  *   POST reset {peer, soft}                ends a session and begins it anew, or only asks for its routes again
  *
- * Lists come in pages of `limit` (200, at most 2,000) after the prefix `after`; `next` is the cursor of the page that
- * follows, `left` how many more there are. Work is done in slices of 4 ms, so a long table delays no keepalive.
+ * Lists come in pages of `limit` (200, at most 1,000) after the prefix `after`; `next` is the cursor of the page that
+ * follows, `left` how many more there are. Work is done in slices of 3 ms, so a long table delays no keepalive.
  */
 
 import type {
@@ -97,8 +97,8 @@ export interface PeerView extends PeerSnapshot {
 }
 
 const usualLimit = 200
-const mostItems = 2000
-const sliceMs = 4
+const mostItems = 1000
+const sliceMs = 3
 
 export function bgpViews(source: BgpSource): Views {
   return {

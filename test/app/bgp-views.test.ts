@@ -192,7 +192,7 @@ test('a walk gives others their turn after each slice', async () => {
     },
   }
   expect(await inSlices(stepping, walk())).toBe(7)
-  expect(turns).toBe(25)
+  expect(turns).toBe(33)
 })
 
 test('what changed longer ago than memory reaches has no age', () => {

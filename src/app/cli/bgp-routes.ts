@@ -22,7 +22,7 @@ type Row = Page['items'][number]
 type Route = Plain<RouteItem>
 
 const mostOnTerminal = 1000
-const pageSize = 2000
+const pageSize = 1000
 
 export async function routes(call: Invocation): Promise<number> {
   const [word] = call.args

@@ -101,12 +101,12 @@ function desk(path: string, document: object): Desk {
 
 describe('bgp routes', () => {
   test('the mock-up', async () => {
-    const one = desk('/api/v1/routes?limit=2000', { kind: 'routes', items, left: 0 })
+    const one = desk('/api/v1/routes?limit=1000', { kind: 'routes', items, left: 0 })
     expect(await one.run('bgp', 'routes')).toEqual({ code: 0, err: '', out: table })
   })
 
   test('a prefix and what is inside it; best, family', async () => {
-    const one = desk('/api/v1/routes?prefix=10.48.0.0%2F16&inside=&best=&family=4&limit=2000', {
+    const one = desk('/api/v1/routes?prefix=10.48.0.0%2F16&inside=&best=&family=4&limit=1000', {
       items: items.slice(1, 3),
       left: 0,
     })
@@ -119,13 +119,13 @@ describe('bgp routes', () => {
   })
 
   test('page by page to a pipe: all of them, one head; JSON is one document, jsonl a line each', async () => {
-    const one = desk('/api/v1/routes?limit=2000', {
+    const one = desk('/api/v1/routes?limit=1000', {
       kind: 'routes',
       items: items.slice(0, 2),
       left: 3,
       next: '10.48.0.0/26',
     })
-    one.views.set('/api/v1/routes?limit=2000&after=10.48.0.0%2F26', { ...head, items: items.slice(2), left: 0 })
+    one.views.set('/api/v1/routes?limit=1000&after=10.48.0.0%2F26', { ...head, items: items.slice(2), left: 0 })
     const rows = (await one.run('bgp', 'routes')).out.trimEnd().split('\n')
     expect(rows).toHaveLength(6)
     expect(rows.filter(row => row.includes('PREFIX'))).toHaveLength(1)
@@ -170,7 +170,7 @@ S  10.48.2.128/26  10.0.0.13  node-c     stale 48s more, ...
   ]
   for (const [name, kernel, want] of kernels)
     test(`the kernel’s side: ${name}`, async () => {
-      const one = desk('/api/v1/routes?limit=2000', { items: [{ ...items[2], kernel }], left: 0 })
+      const one = desk('/api/v1/routes?limit=1000', { items: [{ ...items[2], kernel }], left: 0 })
       expect((await one.run('bgp', 'routes', '--no-headers')).out).toMatch(new RegExp(`4d06h {2}${want}\n$`))
     })
 
@@ -203,7 +203,7 @@ describe('bgp route', () => {
 
 describe('bgp received, bgp advertised', () => {
   test('what came and what became of it', async () => {
-    const one = desk('/api/v1/received?peer=gateway&limit=2000', {
+    const one = desk('/api/v1/received?peer=gateway&limit=1000', {
       peer: '10.0.0.1',
       name: 'gateway',
       items: items.slice(3, 4),
@@ -221,7 +221,7 @@ x  10.48.1.64/26  10.0.0.1                   65001 65010               refused: 
       prefix: '10.48.0.0/26',
       attributes: attributes({ nextHop: '10.0.0.11', asPath: '64512', med: 0, communities: ['64512:7'] }),
     }
-    const one = desk('/api/v1/advertised?peer=gateway&limit=2000', { items: [sent], left: 0 })
+    const one = desk('/api/v1/advertised?peer=gateway&limit=1000', { items: [sent], left: 0 })
     expect((await one.run('bgp', 'advertised', 'gateway')).out).toBe(
       `PREFIX        NEXT HOP   LOCAL PREF  MED  AS PATH  COMMUNITIES
 10.48.0.0/26  10.0.0.11                0  64512    64512:7
