@@ -170,8 +170,9 @@ export class Agent {
     }
     const rooms = {
       readiness: () => this.readiness(),
-      metrics: () => {
+      metrics: async () => {
         this.#speaker?.publishMetrics()
+        await this.#felix?.countDenied()
         this.#meters.publish(this.#speaker?.rib)
         return this.#ports.metrics.text()
       },

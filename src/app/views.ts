@@ -32,6 +32,7 @@ import {
 import { bgpActions, bgpViews, type BgpSource, type BlockFacts, type PeerSettingFacts } from './bgp-views.ts'
 import type { Rooms, Views } from './http.ts'
 import { RouteLog } from './route-log.ts'
+import { traceViews } from './trace.ts'
 
 /** The rooms as they are at the moment: most are not there until the store answers. */
 export interface AgentRooms {
@@ -66,7 +67,10 @@ export class AgentViews {
 
   doors(): Pick<Rooms, 'views' | 'actions'> {
     const source = this.#source()
-    return { views: { ...bgpViews(source), ...this.#rooms.own }, actions: bgpActions(source) }
+    return {
+      views: { ...bgpViews(source), ...traceViews(this.#rooms), ...this.#rooms.own },
+      actions: bgpActions(source),
+    }
   }
 
   #source(): BgpSource {

@@ -5,16 +5,17 @@
  * taken after that, in one go, so that a change that the agent is just applying shows as `pending` and not as somebody
  * else's doing. Of drift only what lies on the flow's way is told; a full comparison is the drivers' work.
  *
- * `explainRecords` answers for a host whose agent is not there to ask: the same ladder from the records alone.
+ * `explainFromRecords` answers for a host whose agent is not there to ask: the same ladder from the records alone.
  */
 
 import { familyBits, Prefix, type Family, type Ip } from '../lib/ip.ts'
 import type { Kernel, KernelRoute, Link } from '../lib/ports.ts'
-import type { Changes } from './calc/graph.ts'
+import type { Update } from '../model/index.ts'
+import { Graph, type Changes } from './calc/graph.ts'
 import type { WantedRoute } from './calc/routes.ts'
-import type { Settings } from './calc/settings.ts'
 import { judge, modelOf, type ModelVerdict, type Passage, type PolicyModel } from './explain.ts'
-import type { Ends, Flow } from './explain-match.ts'
+import type { EndFacts, Ends, Flow } from './explain-match.ts'
+import { boundEndpoint, type BoundEndpoint } from './explain-policy.ts'
 import {
   compareRules,
   compareSets,
@@ -26,7 +27,7 @@ import {
   type RuleTables,
   type Walk,
 } from './explain-rules.ts'
-import type { Hook, RenderedChain } from './rules/names.ts'
+import { routeProtocol, type Hook, type RenderedChain } from './rules/names.ts'
 import type { RouteReport } from './sync/routes.ts'
 
 /** Chains, hooks and sets of one family as the agent wants them. */
@@ -133,17 +134,17 @@ function verdictDrift({ decider }: Walk): RuleDrift {
   return { kind: 'rule', thing: chain, text: `${place} decides: ${text}` }
 }
 
-/** The same from the records alone: `changes` is the first flush of a graph for that host, `own` are its addresses. */
-export function explainRecords(
-  { settings, changes, own }: { readonly settings: Settings; readonly changes: Changes; readonly own: readonly Ip[] },
+/** The same from the records alone, for any host: `own` are its addresses. */
+export function explainFromRecords(
+  { node, updates, own }: { readonly node: string; readonly updates: readonly Update[]; readonly own: readonly Ip[] },
   flow: Flow,
-  ends: Ends,
+  names: { readonly source: string; readonly destination: string },
 ): HostPart {
-  const model = modelOf(settings, changes)
+  const graph = graphOf(node, updates)
+  const changes = graph.flush()
+  const model = modelOf(graph.settings, changes)
   const linkOf = (ip: Ip): string | undefined =>
-    [...model.endpoints.values()].find(({ prefixes }) =>
-      prefixes.some(prefix => prefix.ip.equals(ip) && prefix.isHost()),
-    )?.link
+    [...model.endpoints.values()].find(({ prefixes }) => prefixes.some(prefix => prefix.ip.equals(ip)))?.link
   const isOwn = (end: Ip): boolean => own.some(ip => ip.equals(end))
   const inLink = linkOf(flow.source)
   const outLink = linkOf(flow.destination)
@@ -153,13 +154,38 @@ export function explainRecords(
   return {
     source: 'records',
     passage,
-    ...judge(model, flow, ends, passage),
+    ...judge(model, flow, endsOf(graph, flow, names), passage),
     routes: [
       ...(path === 'input' ? [] : [step('to', flow.destination)]),
       ...(path === 'output' ? [] : [step('return', flow.source)]),
     ],
     drift: [],
   }
+}
+
+/** What binds an endpoint, from the records alone: no counters. */
+export function boundFromRecords(node: string, updates: readonly Update[], key: string): BoundEndpoint | undefined {
+  const graph = graphOf(node, updates)
+  return boundEndpoint(modelOf(graph.settings, graph.flush()), key, [])
+}
+
+function graphOf(node: string, updates: readonly Update[]): Graph {
+  const graph = new Graph({ node, routeProtocol })
+  for (const update of updates) graph.update(update)
+  return graph
+}
+
+/** Who is at the two ends, with the labels that selectors see. */
+export function endsOf(
+  graph: Pick<Graph, 'holders'>,
+  { source, destination }: Flow,
+  names: { readonly source: string; readonly destination: string },
+): Ends {
+  const end = (name: string, ip: Ip): EndFacts => {
+    const holder = graph.holders(ip)[0]
+    return { name, ...(holder && { labels: holder.labels }) }
+  }
+  return { source: end(names.source, source), destination: end(names.destination, destination) }
 }
 
 function recordStep(purpose: RouteStep['purpose'], ip: Ip, routes: Changes['routes']): RouteStep {

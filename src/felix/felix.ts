@@ -12,7 +12,7 @@
  */
 
 import { CodedError, reasonOf } from '../lib/errors.ts'
-import type { Family, Ip, Prefix } from '../lib/ip.ts'
+import type { Family, Prefix } from '../lib/ip.ts'
 import type { Clock, KernelChange, Log, Metrics, Random, Kernel, Revision, Stop, Timer } from '../lib/ports.ts'
 import type { FelixConfigurationSpec, Update } from '../model/index.ts'
 import { Graph } from './calc/graph.ts'
@@ -20,8 +20,8 @@ import type { EndpointPolicy } from './calc/policy.ts'
 import type { LearnedRoute } from './calc/routes.ts'
 import { Dataplane, type DataplaneState, type OtherRules } from './dataplane.ts'
 import { DeniedPackets } from './explain-denied.ts'
-import { explainHere, type HostPart } from './explain-host.ts'
-import type { EndFacts, Flow } from './explain-match.ts'
+import { endsOf, explainHere, type HostPart } from './explain-host.ts'
+import type { Flow } from './explain-match.ts'
 import { boundEndpoint, type BoundEndpoint } from './explain-policy.ts'
 import { readRules } from './explain-rules.ts'
 import { Meters } from './meters.ts'
@@ -265,10 +265,6 @@ export class Felix {
   /** Who decides on this flow here, by the records and by the kernel as it is now. `names` are for the sentences. */
   explain(flow: Flow, names: { readonly source: string; readonly destination: string }): Promise<HostPart> {
     const wanted = this.#dataplane.wanted()
-    const end = (name: string, ip: Ip): EndFacts => {
-      const holder = this.#graph.holders(ip)[0]
-      return { name, ...(holder && { labels: holder.labels }) }
-    }
     return explainHere(
       {
         kernel: this.#deps.kernel,
@@ -279,7 +275,7 @@ export class Felix {
         now: () => this.#deps.clock.now(),
       },
       flow,
-      { source: end(names.source, flow.source), destination: end(names.destination, flow.destination) },
+      endsOf(this.#graph, flow, names),
     )
   }
 

@@ -72,6 +72,27 @@ export const verbs: readonly VerbRow[] = [
     load: async () => (await import('./status.ts')).status,
   },
   {
+    words: 'trace',
+    args: '<from> <to>',
+    group: 'look',
+    about: 'Which route, policy and rule decide on a connection, by the records and by the kernel; exit 3: denied',
+    examples: [
+      'manxctl trace shop/web shop/db:5432/tcp',
+      'manxctl trace node-a shop/db',
+      'manxctl trace fd00:48::5 [fd00:48::70]:53/udp',
+    ],
+    load: async () => (await import('./trace.ts')).trace,
+  },
+  {
+    words: 'policy show',
+    args: '<endpoint>',
+    group: 'look',
+    about: 'What binds a pod or host endpoint, tier by tier in order, with what its rules have counted',
+    examples: ['manxctl policy show shop/db', 'manxctl policy show shop/db --rules'],
+    flags: [{ flags: '--rules', about: 'each rule with its counter' }],
+    load: async () => (await import('./policy.ts')).showPolicy,
+  },
+  {
     words: 'get',
     args: '[kind] [names...]',
     group: 'resources',

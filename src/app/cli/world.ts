@@ -64,6 +64,7 @@ export interface Flags {
   readonly best?: boolean
   readonly all?: boolean
   readonly family?: string
+  readonly rules?: boolean
 }
 
 export interface World {
