@@ -9,6 +9,7 @@ import { describe, expect, test } from 'vitest'
 import { Speaker } from '../../src/bgp/speaker.ts'
 import { acceptAll, type PeerConfig, rejectAll } from '../../src/bgp/types.ts'
 import { Ip, Prefix } from '../../src/lib/ip.ts'
+import { simulateSized } from '../sim/bgp-scale.ts'
 import { SimClock, SimRandom } from '../sim/clock.ts'
 import { type SimHost, SimNetwork } from '../sim/transport.ts'
 import { peerConfig, silentLog, speakerConfig } from './fixtures.ts'
@@ -179,4 +180,11 @@ describe('section 19: the cause in words', () => {
     expect(two.view.cause).toMatchObject({ code: want })
     expect(two.view.cause?.text.length).toBeGreaterThan(8)
   })
+})
+
+test('section 19: one of many sessions reconfigured, no other notices (a reflector of 60, a mesh of 15)', {
+  timeout: 30_000,
+}, () => {
+  // With 1,000 and 200: node test/sim/run.ts bgp-scale
+  expect(simulateSized(1, [60, 15]).failures).toEqual([])
 })

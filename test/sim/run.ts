@@ -32,6 +32,7 @@ interface Played {
 
 const rooms: Readonly<Record<string, () => Promise<Simulation>>> = {
   bgp: () => import('./bgp.ts'),
+  'bgp-scale': () => import('./bgp-scale.ts'),
   ipam: () => import('./ipam.ts'),
 }
 
