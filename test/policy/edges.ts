@@ -15,6 +15,8 @@ interface Edge {
   readonly more?: readonly Document[]
   /** Labels of p11. */
   readonly labels?: Readonly<Record<string, string>>
+  /** Profiles of p12; default those of its namespace. */
+  readonly profiles?: readonly string[]
   readonly promise: (from: string, probe: Probe) => boolean
 }
 
@@ -29,7 +31,37 @@ function set(labels: Record<string, string>, nets: readonly string[], namespace?
 
 const addresses = (name: string): string[] => [4, 6].map(family => stationOf(name).ip[family as 4 | 6].toPrefix().key)
 
+function profile(name: string, ingress: readonly PolicyRule[]): Document {
+  return { kind: 'Profile', apiVersion, metadata: { name }, spec: { ingress } }
+}
+
 const edges: readonly Edge[] = [
+  {
+    name: 'a pass of a tier does not end a profile at a Pass rule that does not match',
+    rules: [{ action: 'Pass' }],
+    more: [
+      profile('passing', [
+        { action: 'Pass', protocol: 253 },
+        { action: 'Allow', protocol: 'TCP' },
+      ]),
+    ],
+    profiles: ['passing'],
+    promise: (_from, probe) => probe.protocol === protocols.tcp,
+  },
+  {
+    name: 'a pass of one profile does not end the next one before its Deny',
+    rules: [{ action: 'Pass' }],
+    more: [
+      profile('first', [{ action: 'Pass', protocol: 'TCP' }]),
+      profile('second', [
+        { action: 'Pass', protocol: 253 },
+        { action: 'Deny', protocol: 'TCP' },
+      ]),
+      profile('third', [{ action: 'Allow' }]),
+    ],
+    profiles: ['first', 'second', 'third'],
+    promise: (_from, probe) => probe.protocol !== protocols.tcp,
+  },
   {
     name: 'a port by name belongs to whom the rule names, not to whoever has the same address',
     more: [set({ kind: 'range' }, addresses('p12'))],
@@ -140,7 +172,7 @@ const namespaces: readonly Document[] = [
   { apiVersion: 'v1', kind: 'Namespace', metadata: { name: 'blue', labels: { team: 'b' } } },
 ]
 
-export const edgeCases: readonly Case[] = edges.map(({ name, rules, more = [], labels = {}, promise }) => {
+export const edgeCases: readonly Case[] = edges.map(({ name, rules, more = [], labels = {}, profiles, promise }) => {
   const pods = stations
     .filter(({ place }) => place !== 'outside')
     .map(({ name: station }) =>
@@ -149,6 +181,7 @@ export const edgeCases: readonly Case[] = edges.map(({ name, rules, more = [], l
         namespace: station === 'p24' ? 'blue' : 'red',
         labels: station === 'p12' ? { here: 'yes' } : station === 'p11' ? labels : {},
         ports: [{ name: 'http', protocol: 'TCP', port: 80 }],
+        ...(station === 'p12' && profiles && { profiles }),
       }),
     )
   const policy: Document = {

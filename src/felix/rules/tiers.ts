@@ -78,6 +78,8 @@ export function profileRules(profiles: readonly string[], { direction, settings,
   const accepted = `-m mark --mark ${hex(marks.accept)}/${hex(marks.accept)}`
   return [
     ...profiles.flatMap(profile => [
+      // A pass that a tier or the profile before left would end this one at its first Pass rule, matching or not.
+      { match: '', action: `-j MARK --set-xmark 0x0/${hex(marks.pass)}` },
       { match: '', action: `-j ${profileChainName(direction, profile)}` },
       { match: accepted, action: '-j RETURN' },
     ]),
