@@ -91,8 +91,20 @@ async function lane(): Promise<void> {
     left--
     if (held.length < mostPods / 4 || (held.length < mostPods && random.chance(0.5))) await add()
     else await remove(held.splice(random.below(held.length), 1)[0]!)
-    // Not buffered: a line that was printed was printed before a SIGKILL.
-    writeSync(1, '.\n')
+    say('.\n')
+  }
+}
+
+/** Not buffered: what was printed was printed before a SIGKILL. Waits when the reader is slow. */
+function say(text: string): void {
+  for (;;) {
+    try {
+      writeSync(1, text)
+      return
+    } catch (error) {
+      if (!(error instanceof Error && 'code' in error && error.code === 'EAGAIN')) throw error
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1)
+    }
   }
 }
 

@@ -94,7 +94,7 @@ export class HistoryReader {
       if (value === undefined) this.#copy.delete(key)
       else this.#copy.put(key, value)
     this.#copy.compact()
-    this.checker.refurnished()
+    if (writes.some(({ key }) => /\/(ippools|ipreservations)\//.test(key))) this.checker.refurnished()
     this.checker.committed(writes, writes[0]?.key ?? 'nothing')
   }
 }

@@ -52,6 +52,11 @@ export class IpamChecker {
   #known: { pools: readonly Pool[]; reserved: readonly Prefix[] } | undefined
   readonly #store: SimStore
   readonly #blocks = new Map<string, RawBlock>()
+  /** Per handle its addresses per block, per address its use, per address the endpoints: kept beside, for speed. */
+  readonly #perHandle = new Map<string, Map<string, number>>()
+  readonly #perIp = new Map<string, Use>()
+  readonly #users = new Map<string, Set<string>>()
+  readonly #endpointIps = new Map<string, readonly string[]>()
   /** Highest sequence number each block ever had, across its lives. */
   readonly #sequences = new Map<string, bigint>()
 
@@ -69,8 +74,7 @@ export class IpamChecker {
       else if (key.startsWith(handles)) touchedHandles.add(key.slice(handles.length))
     }
     for (const handle of touchedHandles) this.#checkHandle(handle)
-    for (const { key, value } of writes)
-      if (key.startsWith(endpoints) && value !== undefined) this.#checkEndpoint(key, value)
+    for (const { key, value } of writes) if (key.startsWith(endpoints)) this.#endpointWritten(key, value)
     if (touchedIps.size > 0) this.#checkFreed(touchedIps)
     for (let i = before; i < this.failures.length; i++)
       this.failures[i] = `revision ${this.#store.revision} by ${who}: ${this.failures[i]}`
@@ -126,6 +130,8 @@ export class IpamChecker {
     for (const use of [...before.values(), ...after.values()]) if (use.handle !== '') touched.add(use.handle)
     if (is) this.#blocks.set(key, is)
     else this.#blocks.delete(key)
+    this.#count(was, before, -1)
+    this.#count(is, after, 1)
     for (const [ordinal, use] of before) {
       const later = after.get(ordinal)
       if (use.releasedAt !== undefined) {
@@ -227,11 +233,24 @@ export class IpamChecker {
   // ------------------------------------------------------------------------------------------- handles and endpoints
 
   #checkHandle(id: string): void {
-    for (const block of this.#blocks.values()) {
-      let actual = 0
-      for (const use of usesOf(block).values()) if (use.handle === id && !use.cooling) actual++
-      const counted = actual > 0 ? this.#counted(id, block.cidr) : 0
-      if (actual > counted) this.#fail(`handle ${id} counts ${counted} in ${block.cidr}, there are ${actual}`)
+    for (const [cidr, actual] of this.#perHandle.get(id) ?? []) {
+      const counted = actual > 0 ? this.#counted(id, cidr) : 0
+      if (actual > counted) this.#fail(`handle ${id} counts ${counted} in ${cidr}, there are ${actual}`)
+    }
+  }
+
+  #count(block: RawBlock | undefined, uses: ReadonlyMap<number, Use>, by: 1 | -1): void {
+    if (!block) return
+    for (const [ordinal, use] of uses) {
+      if (by > 0) this.#perIp.set(ipAt(block, ordinal), use)
+      else this.#perIp.delete(ipAt(block, ordinal))
+      if (use.handle === '' || use.cooling) continue
+      const counts = this.#perHandle.get(use.handle) ?? new Map<string, number>()
+      const count = (counts.get(block.cidr) ?? 0) + by
+      if (count > 0) counts.set(block.cidr, count)
+      else counts.delete(block.cidr)
+      if (counts.size > 0) this.#perHandle.set(use.handle, counts)
+      else this.#perHandle.delete(use.handle)
     }
   }
 
@@ -241,28 +260,31 @@ export class IpamChecker {
   }
 
   /** An endpoint's addresses are its own, and nobody else's. */
-  #checkEndpoint(key: string, text: string): void {
+  #endpointWritten(key: string, text: string | undefined): void {
+    for (const ip of this.#endpointIps.get(key) ?? []) this.#users.get(ip)?.delete(key)
+    this.#endpointIps.delete(key)
+    if (text === undefined) return
     const { handle, ips } = endpointOf(text)
+    this.#endpointIps.set(key, ips)
     for (const ip of ips) {
+      this.#users.set(ip, (this.#users.get(ip) ?? new Set()).add(key))
       const owner = this.#ownerOf(ip)
       if (owner !== handle) this.#fail(`${key} has ${ip}, which belongs to \`${owner ?? 'nobody'}\``)
     }
   }
 
+  /** What was written behind the store's clients is not known here: the store has the last word. */
   #checkFreed(ips: ReadonlySet<string>): void {
-    for (const { key, value } of this.#store.list(endpoints))
-      for (const ip of endpointOf(value).ips) if (ips.has(ip)) this.#fail(`${ip} was freed while ${key} still has it`)
+    for (const ip of ips)
+      for (const key of this.#users.get(ip) ?? []) {
+        const stored = this.#store.get(key)
+        if (stored && endpointOf(stored.value).ips.includes(ip)) this.#fail(`${ip} was freed while ${key} still has it`)
+      }
   }
 
   #ownerOf(ip: string): string | undefined {
-    const address = Ip.of(ip)
-    for (const block of this.#blocks.values()) {
-      const cidr = Prefix.of(block.cidr)
-      if (!cidr.contains(address)) continue
-      const use = usesOf(block).get(Number(address.value - cidr.ip.value))
-      return use && !use.cooling ? use.handle : undefined
-    }
-    return undefined
+    const use = this.#perIp.get(ip)
+    return use && !use.cooling ? use.handle : undefined
   }
 
   #pools(): readonly Pool[] {
@@ -327,9 +349,12 @@ function usesOf(block: RawBlock): Map<number, Use> {
   return uses
 }
 
+const bases = new Map<string, Ip>()
+
 function ipAt(block: RawBlock, ordinal: number): string {
-  const { ip } = Prefix.of(block.cidr)
-  return new Ip(ip.family, ip.value + BigInt(ordinal)).key
+  let base = bases.get(block.cidr)
+  if (!base) bases.set(block.cidr, (base = Prefix.of(block.cidr).ip))
+  return new Ip(base.family, base.value + BigInt(ordinal)).key
 }
 
 /** Large integers come as text: only equality and order of them matter here. */

@@ -58,13 +58,13 @@ const resources = '/calico/resources/v3/projectcalico.org'
 /** The pool in which Calico's plugin works beside us. */
 const calicoPool = Prefix.of('10.9.0.0/26')
 const calicoBlockLength = 29
-const auditEveryMs = 3000
+const auditEveryMs = 1000
 /** A commit may be done this long after its caller has given up. */
 const lateMs = 1500
 /** Shorter than the audits that follow it, so that a lost duty is taken up by somebody else. */
 const dutyTtlMs = 2000
 /** Longer than a commit may be under way after its caller has given up. */
-const graceMs = 4000
+const graceMs = 2000
 const quiet: Log = { error() {}, warn() {}, info() {}, debug() {}, with: () => quiet }
 
 /** A store that shows every commit to the checker before anybody else learns of it. */
@@ -122,8 +122,8 @@ class World {
     this.store.tamper = options.tamper
     this.options = options
     this.dualStack = random.chance(0.5)
-    this.#troubleMs = options.troubleMs ?? 3_500
-    const nodes = options.nodes ?? (random.chance(0.02) ? 50 : 2 + random.below(5))
+    this.#troubleMs = options.troubleMs ?? 3_000
+    const nodes = options.nodes ?? (random.chance(0.01) ? 50 : 2 + random.below(5))
     this.#furnish(nodes)
     this.#lasting = Math.ceil(nodes / 2)
     for (let i = 0; i < nodes; i++) this.#agents.push(new Host(this, `node-${i}`))
@@ -350,7 +350,7 @@ class World {
 
   /** Nobody works any more: what is left over from crashes and lost answers has to go by itself. */
   async #audit(): Promise<void> {
-    await this.clock.advance(auditEveryMs * 6)
+    await this.clock.advance(auditEveryMs * 12)
     for (const host of this.#agents) host.stop()
     await this.clock.advance(100)
   }
