@@ -49,9 +49,15 @@ const stages: readonly Stage[] = [
   },
   { name: 'format', limitMs: minuteMs, run: stage => program(stage, [bin('biome'), 'format', '.']) },
   { name: 'rooms', limitMs: minuteMs, run: stage => program(stage, [process.execPath, 'scripts/rooms.ts']) },
+  { name: 'pages', limitMs: minuteMs, run: pages },
   { name: 'unit', limitMs: 5 * minuteMs, run: stage => vitest(stage, 'unit', []) },
   { name: 'contract', limitMs: 5 * minuteMs, run: contract },
   { name: 'sim', limitMs: 5 * minuteMs, run: simulation },
+  {
+    name: 'policy',
+    limitMs: 5 * minuteMs,
+    run: stage => program(stage, [process.execPath, 'test/policy/run.ts', '--sets', '3']),
+  },
   { name: 'fv', limitMs: 12 * minuteMs, run: fullSystem },
 ]
 
@@ -143,6 +149,12 @@ async function placed(suite: (prefix: readonly string[]) => Promise<Outcome>): P
   } finally {
     if (prefix.length > 0 && knownLabs().length === 0) await endHolder()
   }
+}
+
+/** Pages that are made from code and tests must say what those say. */
+async function pages(stage: Stage): Promise<Outcome> {
+  const settings = await program(stage, [process.execPath, 'scripts/reference.ts', '--check'])
+  return joined(settings, await program(stage, [process.execPath, 'scripts/conformance.ts', '--check']))
 }
 
 async function simulation(stage: Stage): Promise<Outcome> {
