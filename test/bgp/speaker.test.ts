@@ -511,3 +511,28 @@ describe('max-prefix `block`', () => {
     expect(b.speaker.snapshot().peers[0]!.flaps).toBe(0)
   })
 })
+
+describe('one address served by several nodes behind a reflector (calico #6451)', () => {
+  function served(addPath: boolean): [string | undefined, Node[]] {
+    const world = new World(4)
+    const [reflector, ...clients] = world.nodes as [Node, Node, Node, Node]
+    for (const node of clients.slice(0, 2))
+      node.config = { ...node.config, originate: [...node.config.originate, block('10.99.0.1/32')] }
+    reflector.peers(clients.map(client => peerConfig(client.ip, { client: true, addPath })))
+    for (const client of clients) client.peers([peerConfig(reflector.ip, { addPath })])
+    for (const node of world.nodes) node.speaker.start()
+    world.pass(3000)
+    return [clients[2]!.fib.get('10.99.0.1/32'), clients]
+  }
+
+  test('with add-path the third client uses both (RFC 7911 §3)', () => {
+    const [hops, clients] = served(true)
+    expect(hops).toBe('10.0.0.2,10.0.0.3')
+    expect(clients[2]!.speaker.snapshot().peers[0]!.session).toMatchObject({ addPathIn: [4, 6], addPathOut: [4, 6] })
+    expect(clients[2]!.fib.get('10.48.2.0/26')).toBe('10.0.0.2')
+  })
+
+  test('without it one of them is all it hears of', () => {
+    expect(served(false)[0]).toBe('10.0.0.2')
+  })
+})
