@@ -55,6 +55,9 @@ export async function settingsOf(flags: Flags, world: World): Promise<Config> {
 export async function agentSocket(config: Config, flags: Flags): Promise<string> {
   if (flags.at !== undefined) return flags.at.replace(/^unix:/, '')
   const { node } = flags
+  // Of one lab's node all others are neighbours in its folder.
+  const beside = node && config.socketPath.replace(/\/[^/]+\/run\/manxd\.sock$/, `/${node}/run/manxd.sock`)
+  if (beside && beside !== config.socketPath && existsSync(beside)) return beside
   if (node === undefined || existsSync(config.socketPath)) return config.socketPath
   const { knownLabs, LabFolder } = await import('../lab/state.ts')
   const labs = knownLabs()

@@ -28,9 +28,8 @@ export async function showPolicy(call: Invocation): Promise<number> {
 async function ask(call: Invocation, endpoint: string): Promise<PolicyDocument> {
   const first = (await fromAgent(call, endpoint)) ?? (await fromStore(call, endpoint))
   if (first.from === 'agent' || first.node === undefined) return first
-  const theirs = await fromAgent({ ...call, flags: { ...call.flags, node: first.node } }, endpoint).catch(
-    () => undefined,
-  )
+  const { at: _other, ...flags } = call.flags
+  const theirs = await fromAgent({ ...call, flags: { ...flags, node: first.node } }, endpoint).catch(() => undefined)
   return theirs?.from === 'agent' ? theirs : first
 }
 

@@ -90,9 +90,8 @@ async function completed(call: Invocation, question: TraceQuestion, document: Tr
   const parts = await Promise.all(
     document.parts.map(async (part): Promise<TracePart> => {
       if (part.from === 'agent') return part
-      const asked = await fromAgent({ ...call, flags: { ...call.flags, node: part.node } }, question).catch(
-        () => undefined,
-      )
+      const { at: _other, ...flags } = call.flags
+      const asked = await fromAgent({ ...call, flags: { ...flags, node: part.node } }, question).catch(() => undefined)
       const theirs = asked?.parts.find(({ node, from }) => node === part.node && from === 'agent')
       return theirs ?? { ...part, note: 'from the model only, its agent does not answer' }
     }),
