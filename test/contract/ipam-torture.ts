@@ -172,8 +172,9 @@ async function makeTrouble(
       done.restarts++
     } else {
       // Some have ended already; whoever still works will do.
-      for (let tries = 0; tries < 100; tries++) if (crowd.kill(random.below(processes))) break
-      done.kills++
+      let killed = false
+      for (let tries = 0; tries < 100 && !killed; tries++) killed = crowd.kill(random.below(processes))
+      if (killed) done.kills++
     }
   }
   return done

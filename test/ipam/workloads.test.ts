@@ -10,7 +10,12 @@ function endpoint(name: string, spec: object): Update {
   return { kind: 'WorkloadEndpoint', name, namespace: 'shop', value, revision: 1 } as unknown as Update
 }
 
-const node = { kind: 'Node', name: 'n1', value: { metadata: { name: 'n1' }, spec: {} }, revision: 1 } as unknown as Update
+const node = {
+  kind: 'Node',
+  name: 'n1',
+  value: { metadata: { name: 'n1' }, spec: {} },
+  revision: 1,
+} as unknown as Update
 
 function known(): Workloads {
   const workloads = new Workloads()
