@@ -283,7 +283,7 @@ describe('stalls', () => {
 })
 
 describe('random trouble', () => {
-  test('120 seeds of loss, cuts, freezes, restarts and new timers', async () => {
+  test('120 seeds of loss, cuts, freezes, restarts and new timers', { timeout: 30_000 }, async () => {
     const counts = new Map<string, number>()
     for (let seed = 1; seed <= 120; seed++) {
       const outcome = await simulate(seed)

@@ -368,7 +368,9 @@ describe('a station (RFC 7854 §3)', () => {
     deepEqual(told, ['#5 10.1.0.0/16'])
   })
 
-  test('a collector that does not read costs a bounded backlog, and is told what is so when it reads again', async () => {
+  test('a collector that does not read costs a bounded backlog, and is told what is so when it reads again', {
+    timeout: 30_000,
+  }, async () => {
     const world = new World()
     world.station.start()
     world.up(makePeer(1, 'ebgp'))
@@ -393,7 +395,9 @@ describe('a station (RFC 7854 §3)', () => {
     ok(octetsTold < 200, `${octetsTold} messages were told`)
   })
 
-  test('one that reads nothing for a minute is given up, and told everything when it is back', async () => {
+  test('one that reads nothing for a minute is given up, and told everything when it is back', {
+    timeout: 30_000,
+  }, async () => {
     const world = new World()
     world.station.start()
     world.up(makePeer(1, 'ebgp'))
