@@ -19,7 +19,19 @@ import { Felix, type FelixDeps } from '../felix/index.ts'
 import { Ipam } from '../ipam/index.ts'
 import { hasCode, reasonOf } from '../lib/errors.ts'
 import { Ip, type Family } from '../lib/ip.ts'
-import type { Clock, Datastore, Kernel, Link, LinkAddress, Log, Random, Stop, Timer, Transport } from '../lib/ports.ts'
+import type {
+  Bfd,
+  Clock,
+  Datastore,
+  Kernel,
+  Link,
+  LinkAddress,
+  Log,
+  Random,
+  Stop,
+  Timer,
+  Transport,
+} from '../lib/ports.ts'
 import { Serial } from '../lib/serial.ts'
 import { ensureInitialized, Syncer, type FelixConfigurationSpec, type SecretRef, type Update } from '../model/index.ts'
 import { readPod } from '../platform/kubernetes.ts'
@@ -41,6 +53,7 @@ import {
   type NodeAddresses,
 } from './node.ts'
 import { Pods, type AddressRequest } from './pods.ts'
+import { BfdPeers } from './speaker/bfd.ts'
 import { StatusRecord } from './status-record.ts'
 import { storeName } from './store.ts'
 import { AgentViews } from './views.ts'
@@ -55,6 +68,7 @@ export interface AgentPorts {
   readonly store: Datastore
   readonly kernel: Kernel
   readonly transport: Transport
+  readonly bfd: Bfd
   /** Rule sets beside our own back end, for warnings only. */
   readonly otherRules: NonNullable<FelixDeps['otherRules']>
 }
@@ -91,6 +105,7 @@ export class Agent {
   #journal: Timer | undefined
   #problems: readonly { readonly resource: string; readonly message: string }[] = []
   readonly #listenProblems = new Map<string, string>()
+  readonly #bfdPeers: BfdPeers
   readonly #views: AgentViews
   readonly #meters: RouteMeters
   #stops: Stop[] = []
@@ -99,6 +114,10 @@ export class Agent {
   constructor(config: Config, ports: AgentPorts) {
     this.#config = config
     this.#ports = ports
+    this.#bfdPeers = new BfdPeers(() => ports.bfd, {
+      pathDown: (key, independent) => this.#speaker?.pathDown(key, independent),
+      problem: (peer, message) => message && ports.log.warn(`BFD: ${message}`, { room: 'bgp', peer }),
+    })
     this.#views = this.#makeViews()
     this.#meters = new RouteMeters(ports.metrics, ports.clock, { kernel: true })
   }
@@ -145,6 +164,9 @@ export class Agent {
     for (const stop of this.#stops.splice(0)) stop()
     await this.#doors?.close()
     await this.#audit?.stop()
+    // AdminDown goes out before the sessions end, so that no peer takes our leaving for a broken path.
+    this.#bfdPeers.stop()
+    await this.#ports.bfd.close()
     await this.#stopSpeaker()
     await this.#felix?.stop()
     await this.#status?.stop()
@@ -372,6 +394,7 @@ export class Agent {
     this.#problems = plan.problems
     this.#views.planned(plan)
     this.#speaker.configure(plan.config)
+    this.#bfdPeers.configure(plan.config.peers)
   }
 
   #ownRouterId(): { routerId?: Ip } {
@@ -422,8 +445,10 @@ export class Agent {
     else this.#listenProblems.set(at, message)
   }
 
-  #hostAddresses(): LinkAddress[] {
-    return this.#links.flatMap(link => link.addresses.filter(a => !a.ip.isLoopback()))
+  #hostAddresses(): (LinkAddress & { readonly link: string })[] {
+    return this.#links.flatMap(({ name, addresses }) =>
+      addresses.filter(a => !a.ip.isLoopback()).map(a => ({ ...a, link: name })),
+    )
   }
 
   #onAddresses(): void {

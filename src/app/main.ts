@@ -12,6 +12,7 @@ import { parseArgs } from 'node:util'
 import { CodedError, reasonOf } from '../lib/errors.ts'
 import { Ip } from '../lib/ip.ts'
 import { version } from '../lib/version.ts'
+import { createBfd } from '../platform/bfd.ts'
 import { SystemClock, SystemRandom } from '../platform/clock.ts'
 import { createKernel } from '../platform/linux/kernel.ts'
 import { readOtherRules } from '../platform/linux/other-rules.ts'
@@ -83,6 +84,7 @@ async function main(): Promise<number> {
       kernel: await createKernel(),
       store: await openStore(config, deps),
       transport: createTcpTransport(),
+      bfd: createBfd({ program: async () => (await import('./bfd-worker.ts')).url }, { log }),
       otherRules: readOtherRules,
     }
     return options.check ? await check(config, ports) : await run(config, ports)
