@@ -90,6 +90,7 @@ export interface PolicyDocument extends Omit<BoundEndpoint, 'rows'> {
 
 const somePort = 49_152
 const mostAtOnce = 2
+const mostWaiting = 16
 
 // -------------------------------------------------------------------------------------------------------- the agent
 
@@ -99,20 +100,25 @@ export interface TraceRooms {
   readonly felix: () => Felix | undefined
 }
 
-/** The views `trace` and `policy` of an agent. */
+/** The views `trace` and `policy` of an agent: a few at a time, the others wait for their turn. */
 export function traceViews(rooms: TraceRooms): Views {
   let running = 0
+  const waiting: (() => void)[] = []
   const limited =
     (view: (query: Query, felix: Felix) => Promise<unknown>) =>
     async (query: Query): Promise<unknown> => {
       const felix = rooms.felix()
       if (!felix) return refuse('the agent is starting')
-      if (running >= mostAtOnce) return refuse('two traces run already: try again')
-      running++
+      if (waiting.length >= mostWaiting) return refuse('too many traces at once: try again')
+      if (running >= mostAtOnce) await new Promise<void>(turn => void waiting.push(turn))
+      else running++
       try {
         return await view(query, felix)
       } finally {
-        running--
+        // The turn is handed on as it is, so that nobody comes in between.
+        const next = waiting.shift()
+        if (next) next()
+        else running--
       }
     }
   return {
@@ -420,7 +426,7 @@ export async function policyOf(
     labels: ownLabels(labels),
     from: isOwn ? 'agent' : 'model',
     ...(lacking && { lacking }),
-    rows: bound.rows.map(row => ({ ...row, ...facts(row, updates) })),
+    rows: bound.rows.map(row => ({ ...row, ...facts(row, bound.rows, updates) })),
   }
 }
 
@@ -450,9 +456,16 @@ const kinds: Readonly<Record<string, string>> = {
 }
 
 /** What the record says that the calculation has no use for. */
-function facts({ kind, key, tier }: BoundRow, updates: readonly Update[]): Pick<PolicyRow, 'order' | 'boundBy'> {
+function facts(
+  { kind, key, tier, direction }: BoundRow,
+  rows: readonly BoundRow[],
+  updates: readonly Update[],
+): Pick<PolicyRow, 'order' | 'boundBy'> {
   if (kind === 'end') return { boundBy: tier === undefined ? 'none matched' : 'bound, none matched' }
-  if (kind === 'profile' || key === undefined) return {}
+  if (kind === 'profile' || key === undefined) {
+    const isBound = rows.some(row => row.direction === direction && row.kind === 'policy' && !row.staged)
+    return { boundBy: isBound ? 'passed on by every tier' : `no ${direction} policy` }
+  }
   const [short = '', namespace = '', name = ''] = key.split('/')
   const record = updates.find(
     update =>

@@ -171,11 +171,17 @@ function wantedText(written: EntityRule | undefined, definition: SetDefinition |
 
 function labelsText({ name, labels }: EndFacts, definition: SetDefinition | undefined): string {
   if (!labels) return `${name} is no endpoint or network set`
-  const asked = [...(definition?.selector.restrictions.keys() ?? [])].sort()
-  const has = asked.map(label => {
-    const value = labels.get(label)
-    return value === undefined ? `no ${label}` : `${label} == "${value}"`
-  })
+  // What it has as asked (mostly its namespace) is not why.
+  const asked = [...(definition?.selector.restrictions ?? [])].filter(
+    ([label, { values }]) => !values?.has(labels.get(label) ?? ''),
+  )
+  const has = asked
+    .map(([label]) => label)
+    .sort()
+    .map(label => {
+      const value = labels.get(label)
+      return value === undefined ? `no ${label}` : `${label} == "${value}"`
+    })
   return has.length > 0 ? `${name} has ${has.join(', ')}` : `which is not so of ${name}`
 }
 

@@ -74,10 +74,10 @@ export function boundEndpoint(model: PolicyModel, key: string, counted: readonly
       : hostLink !== undefined && chainName(direction === 'ingress' ? 'cali-fh-' : 'cali-th-', hostLink)
     const end = (tier: string | undefined): number | undefined =>
       chain === false ? undefined : counters.atEnd(chain, tier)
-    return [
-      ...tierRows(model, bound.tiers, direction, counters, end),
-      ...profileRows(model, bound.profiles, direction, counters, end),
-    ]
+    const ofTiers = tierRows(model, bound.tiers, direction, counters, end)
+    // Behind the end of a tier that denies, nobody is asked any more.
+    const isClosed = ofTiers.some(({ kind }) => kind === 'end')
+    return isClosed ? ofTiers : [...ofTiers, ...profileRows(model, bound.profiles, direction, counters, end)]
   })
   const addresses = endpoint?.prefixes.map(({ ip }) => ip.key) ?? []
   return { endpoint: key, ...(link !== undefined && { link }), addresses, rows }
@@ -107,7 +107,7 @@ function tierRows(
         ...(ref.staged && { staged: true as const }),
         stage: ref.stage,
         ...(ref.forward && { forward: true as const }),
-        ...countedRow(rules, lines, ref.staged || ref.stage !== 'tracked'),
+        ...countedRow(rules, lines, ref.staged || ref.stage !== 'tracked' || !counters.any),
       }
     })
     const ends = asked.some(({ staged, stage }) => !staged && stage === 'tracked')
@@ -130,7 +130,13 @@ function profileRows(
   const rows = profiles.map((name): BoundRow => {
     const rules = model.profiles.get(name)?.[direction] ?? []
     const lines = counters.ofRules(profileChainName(direction, name), rules, '')
-    return { direction, kind: 'profile', key: name, title: `Profile/${name}`, ...countedRow(rules, lines, false) }
+    return {
+      direction,
+      kind: 'profile',
+      key: name,
+      title: `Profile/${name}`,
+      ...countedRow(rules, lines, !counters.any),
+    }
   })
   const denied = end(undefined)
   return [
@@ -164,6 +170,11 @@ class Counters {
   constructor(model: PolicyModel, counted: readonly Counted[]) {
     this.#model = model
     this.#counted = counted
+  }
+
+  /** False: no kernel was read. */
+  get any(): boolean {
+    return this.#counted.length > 0
   }
 
   /** What each rule of a chain has decided; undefined: it is rendered nowhere. */

@@ -155,11 +155,9 @@ describe('verdict and deciding rule are those of the naive reader, and the kerne
 describe('drift is named', () => {
   const set: PolicySet = {
     name: 'drift',
-    documents: [
-      ...recipes[0]!.set.documents.filter(
-        ({ kind }) => kind === 'WorkloadEndpoint' || (kind as string) === 'Namespace',
-      ),
-    ],
+    documents: recipes[0]!.set.documents.filter(
+      ({ kind }) => kind === 'WorkloadEndpoint' || (kind as string) === 'Namespace',
+    ),
   }
   const { kind: _kind, ...pod } = set.documents.find(({ kind }) => kind === 'WorkloadEndpoint') as {
     kind: string

@@ -164,20 +164,31 @@ function endText({ kind, name, address, node }: TraceDocument['ends']['from']): 
 }
 
 function ladder({ parts, ends }: TraceDocument): string[] {
-  const steps: string[][] = []
-  for (const [i, part] of parts.entries()) {
-    const isLast = i === parts.length - 1
-    const egress = part.stations.filter(one => one.direction === 'egress')
-    const ingress = part.stations.filter(one => one.direction === 'ingress')
-    // A pod's egress comes before the way is chosen, what is said at the door after it.
-    steps.push(...egress.map(one => stationLines(part, one)))
-    for (const route of part.routes) if (route.purpose === 'to') steps.push([routeLine(part, route, ends.to.address)])
-    steps.push(...ingress.map(one => stationLines(part, one)))
-    if (isLast)
-      for (const route of part.routes)
-        if (route.purpose === 'return') steps.push([routeLine(part, route, ends.from.address)])
-  }
+  const steps = stepsOf(parts, ends)
   return steps.flatMap(([first = '', ...rest], i) => [`${i + 1} ${first}`, ...rest.map(line => `  ${line}`)])
+}
+
+/** In the order in which the first packet meets them, up to the one that ends it. */
+function stepsOf(parts: readonly TracePart[], ends: TraceDocument['ends']): string[][] {
+  const steps: string[][] = []
+  const station = (part: TracePart, one: TracePart['stations'][number]): boolean => {
+    steps.push(stationLines(part, one))
+    return one.verdict === 'denied'
+  }
+  for (const [i, part] of parts.entries()) {
+    // A pod's egress comes before the way is chosen, what is said at the door after it.
+    for (const one of part.stations) if (one.direction === 'egress' && station(part, one)) return steps
+    for (const route of part.routes) {
+      if (route.purpose !== 'to') continue
+      steps.push([routeLine(part, route, ends.to.address)])
+      if (!route.routed) return steps
+    }
+    for (const one of part.stations) if (one.direction === 'ingress' && station(part, one)) return steps
+    if (i < parts.length - 1) continue
+    for (const route of part.routes)
+      if (route.purpose === 'return') steps.push([routeLine(part, route, ends.from.address)])
+  }
+  return steps
 }
 
 const nameWidth = 17
