@@ -20,6 +20,7 @@ import {
   type RouteStep,
   type Station,
 } from '../felix/index.ts'
+import { reasonOf } from '../lib/errors.ts'
 import { Ip, Prefix, type Family } from '../lib/ip.ts'
 import type { Clock, Datastore, Random } from '../lib/ports.ts'
 import { Syncer, type PolicyRule, type ResourceUpdate, type Update } from '../model/index.ts'
@@ -189,16 +190,17 @@ export async function traceOf(
   const names = { source: from.name, destination: to.name }
   const parts: TracePart[] = []
   for (const node of nodes) {
-    const isOwn = agent?.node === node
-    const part = isOwn
-      ? await agent.explain(flow, names)
-      : explainFromRecords({ node, updates, own: nodeAddresses(updates, node) }, flow, names)
-    parts.push({
-      ...part,
-      stations: part.stations.map(one => named(one, [from, to])),
-      node,
-      from: isOwn ? 'agent' : 'model',
-    })
+    const records = (): HostPart =>
+      explainFromRecords({ node, updates, own: nodeAddresses(updates, node) }, flow, names)
+    const add = (part: HostPart, more: Pick<TracePart, 'from' | 'note'>): void =>
+      void parts.push({ ...part, stations: part.stations.map(one => named(one, [from, to])), node, ...more })
+    if (agent?.node !== node) add(records(), { from: 'model' })
+    else
+      try {
+        add(await agent.explain(flow, names), { from: 'agent' })
+      } catch (error) {
+        add(records(), { from: 'model', note: `from the model only, its kernel cannot be read: ${reasonOf(error)}` })
+      }
   }
   const about: TraceFlow = {
     family,

@@ -8,6 +8,7 @@
  * `explainFromRecords` answers for a host whose agent is not there to ask: the same ladder from the records alone.
  */
 
+import { hasCode } from '../lib/errors.ts'
 import { familyBits, Prefix, type Family, type Ip } from '../lib/ip.ts'
 import type { Kernel, KernelRoute, Link } from '../lib/ports.ts'
 import type { Update } from '../model/index.ts'
@@ -85,7 +86,7 @@ export async function explainHere(source: HostSource, flow: Flow, ends: Ends): P
     kernel.links(),
     kernel.routes(family),
     kernel.readSets(family),
-    ...tableNames.map(table => kernel.saveTable(family, table, { counters: true }).catch(() => '')),
+    ...tableNames.map(table => kernel.saveTable(family, table, { counters: true }).catch(lacking)),
   ])
   const readMs = source.now() - startedAt
   const tables = Object.fromEntries(
@@ -119,6 +120,12 @@ export async function explainHere(source: HostSource, flow: Flow, ends: Ends): P
     ...(source.inStep() ? {} : { pending: true as const }),
     readMs,
   }
+}
+
+/** A table that this kernel does not have holds nothing; one that cannot be read is no answer. */
+function lacking(error: unknown): string {
+  if (hasCode(error, 'unsupported')) return ''
+  throw error
 }
 
 function plannedTables({ tables }: WantedRules): RuleTables {

@@ -4,7 +4,7 @@
  * what somebody does to the kernel is named by chain and place, and where it changes the outcome, so it is said.
  */
 
-import { deepEqual, equal, match, ok } from 'node:assert/strict'
+import { deepEqual, equal, match, ok, rejects } from 'node:assert/strict'
 import { afterAll, describe, test } from 'vitest'
 import { Felix, type Flow, type HostPart } from '../../src/felix/index.ts'
 import { Ip, Prefix } from '../../src/lib/ip.ts'
@@ -286,6 +286,16 @@ describe('drift is named', () => {
       match(part.drift[0]?.text ?? '', drift)
       await host.felix.stop()
     })
+})
+
+test('a table that cannot be read is an error, not a table that lost all its rules', async () => {
+  const host = new ExplainedHost('host-1')
+  await host.build()
+  await host.apply(changesBetween(undefined, recipes[0]!.set))
+  host.kernel.refuse(call => call.op === 'saveTable' && call.table === 'filter', { message: 'no' })
+  const probe = recipes[0]!.probes.find(({ from }) => stationOf(from).place === 'host-1')!
+  await rejects(host.explain(probe), /no/)
+  await host.felix.stop()
 })
 
 test('what binds an endpoint, with the counters of its rules', async () => {

@@ -89,10 +89,12 @@ function fromStore(call: Invocation, question: TraceQuestion): Promise<TraceDocu
 async function completed(call: Invocation, question: TraceQuestion, document: TraceDocument): Promise<TraceDocument> {
   const parts = await Promise.all(
     document.parts.map(async (part): Promise<TracePart> => {
-      if (part.from === 'agent') return part
+      if (part.from === 'agent' || part.note !== undefined) return part
       const { at: _other, ...flags } = call.flags
       const asked = await fromAgent({ ...call, flags: { ...flags, node: part.node } }, question).catch(() => undefined)
-      const theirs = asked?.parts.find(({ node, from }) => node === part.node && from === 'agent')
+      const theirs = asked?.parts.find(
+        one => one.node === part.node && (one.from === 'agent' || one.note !== undefined),
+      )
       return theirs ?? { ...part, note: 'from the model only, its agent does not answer' }
     }),
   )
