@@ -7,7 +7,7 @@ import { runSeeds } from '../sim/run.ts'
 test('a few seeds of the simulation are good, and did something', async () => {
   const { failed, counts } = await runSeeds(
     { simulate: seed => simulate(seed, { nodes: 3, troubleMs: 3000 }) },
-    { seed: 1, runs: 5 },
+    { seed: 1, runs: 10 },
   )
   deepEqual(failed, undefined)
   for (const what of ['assigned', 'removed', 'crashes', 'repairs']) ok((counts.get(what) ?? 0) > 0, what)

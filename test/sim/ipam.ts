@@ -243,10 +243,10 @@ class World {
         continue
       }
       const host = random.pick(this.#agents.filter(({ isAlive }) => isAlive))
-      const roll = random.below(8)
+      const roll = random.below(10)
       if (roll <= 2) host.crash()
       else if (roll === 5) this.store.expireLeases()
-      else if (roll >= 6) this.#strays.push(this.#loseMachine(random))
+      else if (roll === 6 || roll === 7) this.#strays.push(this.#loseMachine(random))
       else if (roll === 3) {
         host.client.cut()
         await this.sleep(random.between(10, 1500))
@@ -257,6 +257,7 @@ class World {
   }
 
   async #switchPool(random: SimRandom): Promise<void> {
+    this.count('pools switched off')
     this.#changePool({ disabled: true })
     await this.sleep(random.between(10, 500))
     this.#changePool({ disabled: false })
