@@ -38,7 +38,7 @@ interface Stage {
 const minuteMs = 60_000
 
 /** Runs per room in the short simulation; the long ones are `npm run test:sim -- ROOM --runs N`. */
-const shortRuns: Readonly<Record<string, number>> = { bgp: 200, ipam: 100 }
+const shortRuns: Readonly<Record<string, number>> = { bgp: 200, ipam: 300 }
 
 const stages: readonly Stage[] = [
   { name: 'types', limitMs: 2 * minuteMs, run: stage => program(stage, [bin('tsc'), '--noEmit']) },
