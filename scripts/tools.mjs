@@ -10,11 +10,25 @@
  * - They would start at the next boot as well: units that came with new packages are switched off.
  * - No package is removed or upgraded (apt --no-remove --no-upgrade), so a bird 1.6 or an etcd that runs here goes on.
  *
- *   node scripts/tools.mjs [demo|etcd|test]      install what is missing of that set
+ *   node scripts/tools.mjs [demo|etcd|test|interop]      install what is missing of that set
+ *
+ * What conflicts with one of these is not installed but unpacked beside the sources (`unpackTool`): bird 1.6 with bird2 as
+ * a package, and openbgpd by its /usr/sbin/bgpd, which would stand in front of FRR's.
  */
 
 import { spawn, spawnSync } from 'node:child_process'
-import { accessSync, constants, existsSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  accessSync,
+  constants,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
+import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 /** Debian package -> the programs of it that are used. */
@@ -30,12 +44,19 @@ const packages = {
   bgpdump: ['bgpdump'],
 }
 
+/** Routers that only the interop matrix meets: `npm test` does without them. */
+const matrixOnly = {
+  exabgp: ['exabgp'],
+}
+
 /** What each command cannot do without. */
 export const sets = {
   demo: ['iproute2', 'iptables', 'ipset'],
   etcd: ['iproute2', 'iptables', 'ipset', 'etcd-server'],
   test: Object.keys(packages),
+  interop: ['iproute2', 'iptables', 'ipset', 'bird2', 'frr', 'gobgpd', ...Object.keys(matrixOnly)],
 }
+Object.assign(packages, matrixOnly)
 
 /** Where else to look than PATH: a user's PATH lacks sbin, and FRR hides its daemons. */
 const folders = ['/usr/local/sbin', '/usr/sbin', '/sbin', '/usr/local/bin', '/usr/bin', '/bin', '/usr/lib/frr']
@@ -71,6 +92,36 @@ export async function ensureTools(set, say) {
   const why2 = await install(missing, say)
   const left = missingOf(set)
   return { installed: missing.filter(name => !left.includes(name)), missing: left, why: why2 }
+}
+
+/**
+ * A package that must not be installed here: downloaded and unpacked under `.cache`, nothing of it is run. Resolves to the
+ * folder that is its root, or throws with apt's words.
+ */
+export async function unpackTool(name, say) {
+  const cache = join(dirname(fileURLToPath(import.meta.url)), '..', '.cache', 'packages')
+  const root = join(cache, name)
+  if (existsSync(root)) return root
+  if (!hasProgram('apt-get') || !hasProgram('dpkg')) throw new Error(`${name}: there is no apt-get here`)
+  const work = join(cache, `${name}.${process.pid}`)
+  mkdirSync(work, { recursive: true })
+  try {
+    say(`unpacking ${name} into ${root} (it is not installed)`)
+    let answer = await apt(['download', '-q', name], work)
+    if (answer.status !== 0) {
+      await apt(['update', '-q'])
+      answer = await apt(['download', '-q', name], work)
+    }
+    const file = readdirSync(work).find(one => one.endsWith('.deb'))
+    if (answer.status !== 0 || file === undefined) throw new Error(`${name}: apt-get: ${lastWords(answer.output)}`)
+    const { status, stderr } = spawnSync('dpkg', ['-x', file, 'root'], { cwd: work, encoding: 'utf8' })
+    if (status !== 0) throw new Error(`${name}: dpkg: ${stderr}`)
+    // Whole or not at all; another run may have been quicker.
+    if (!existsSync(root)) renameSync(join(work, 'root'), root)
+    return root
+  } finally {
+    rmSync(work, { recursive: true, force: true })
+  }
 }
 
 /** One line per missing package: what lacks it, and the command that gets it. */
@@ -140,10 +191,10 @@ async function install(missing, say) {
   }
 }
 
-function apt(args) {
+function apt(args, cwd) {
   return new Promise(resolve => {
     // A session of its own: Ctrl-C must reach us, not leave dpkg half way.
-    const child = spawn('apt-get', args, { env: environment, stdio: ['ignore', 'pipe', 'pipe'], detached: true })
+    const child = spawn('apt-get', args, { env: environment, stdio: ['ignore', 'pipe', 'pipe'], detached: true, cwd })
     let output = ''
     const keep = part => {
       output = (output + part).slice(-20000)

@@ -6,7 +6,7 @@
  */
 
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process'
-import { closeSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs'
+import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Ip, Prefix } from '../../src/lib/ip.ts'
@@ -19,18 +19,25 @@ import { SystemClock, SystemRandom } from '../../src/platform/clock.ts'
 import { enterNamespace } from '../../src/platform/ffi.ts'
 import { createTcpTransport } from '../../src/platform/tcp.ts'
 
-const near = `mx-session-a-${process.pid}`
-const far = `mx-session-b-${process.pid}`
-
 export const ours = { 4: '10.99.0.1', 6: 'fd99::1' }
 export const theirs = { 4: '10.99.0.2', 6: 'fd99::2' }
 
 export class Lab {
-  readonly folder = mkdtempSync(join(tmpdir(), 'mx-session-'))
+  readonly near: string
+  readonly far: string
+  readonly folder: string
   readonly #children = new Set<ChildProcess>()
+
+  /** `name` begins the names of both namespaces and of the folder. */
+  constructor(name = 'mx-session') {
+    this.near = `${name}-a-${process.pid}`
+    this.far = `${name}-b-${process.pid}`
+    this.folder = mkdtempSync(join(tmpdir(), `${name}-`))
+  }
 
   /** Makes both namespaces and moves this process into the near one. */
   enter(): void {
+    const { near, far } = this
     const ip = (...args: string[]) => execFileSync('ip', args, { encoding: 'utf8' })
     for (const space of [near, far]) ip('netns', 'add', space)
     ip('-n', near, 'link', 'add', 'eth0', 'type', 'veth', 'peer', 'name', 'eth0', 'netns', far)
@@ -50,13 +57,13 @@ export class Lab {
 
   leave(): void {
     for (const child of this.#children) child.kill('SIGKILL')
-    for (const space of [near, far]) spawnSync('ip', ['netns', 'del', space])
+    for (const space of [this.near, this.far]) spawnSync('ip', ['netns', 'del', space])
     rmSync(this.folder, { recursive: true, force: true })
   }
 
-  file(name: string, text: string): string {
+  file(name: string, text: string, mode = 0o644): string {
     const path = join(this.folder, name)
-    writeFileSync(path, text, { mode: 0o644 })
+    writeFileSync(path, text, { mode })
     return path
   }
 
@@ -64,15 +71,23 @@ export class Lab {
   start(command: string, ...args: string[]): ChildProcess {
     const out = openSync(join(this.folder, 'daemon.log'), 'a')
     // nsenter execs, so the child's pid is the daemon's.
-    const child = spawn('nsenter', [`--net=/var/run/netns/${far}`, command, ...args], { stdio: ['ignore', out, out] })
+    const child = spawn('nsenter', [`--net=/var/run/netns/${this.far}`, command, ...args], {
+      stdio: ['ignore', out, out],
+    })
     closeSync(out)
     this.#children.add(child)
     child.once('exit', () => this.#children.delete(child))
     return child
   }
 
+  /** What the daemons said last. */
+  lastLines(count: number): string {
+    const text = readFileSync(join(this.folder, 'daemon.log'), { encoding: 'utf8', flag: 'a+' })
+    return text.trim().split('\n').slice(-count).join(' | ')
+  }
+
   run(command: string, ...args: string[]): string {
-    return execFileSync('nsenter', [`--net=/var/run/netns/${far}`, command, ...args], {
+    return execFileSync('nsenter', [`--net=/var/run/netns/${this.far}`, command, ...args], {
       encoding: 'utf8',
       stdio: ['ignore', 'pipe', 'pipe'],
     })
