@@ -404,11 +404,14 @@ export class UpdateGroup {
           pending.announce(net, sent - 1, 0, nobody)
         else if (member.has(net)) pending.withdraw(net, 0, nobody)
       }
-      if (pending.withdrawnCount > 0)
-        this.#encoder.withdraw(member.backlog, nets, pending.list, pending.nextWithdrawn(0))
+      // Counted first: making room may give `pending` another list.
+      if (pending.withdrawnCount > 0) {
+        const withdrawn = pending.nextWithdrawn(0)
+        this.#encoder.withdraw(member.backlog, nets, pending.list, withdrawn)
+      }
       for (let bucket = 0; bucket < pending.buckets; bucket++) {
-        const set = pending.setOf(bucket)
-        this.#encoder.announce(member.backlog, sets, set, nets, pending.list, pending.take(bucket))
+        const announced = pending.take(bucket)
+        this.#encoder.announce(member.backlog, sets, pending.setOf(bucket), nets, pending.list, announced)
       }
       for (let i = 0; i < count; i++) this.#released(gathered[i]!)
     }
