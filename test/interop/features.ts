@@ -27,7 +27,7 @@ export const features: Readonly<Record<string, Feature>> = {
   as4: { title: '4-octet AS', run: sessions.as4 },
   'ext-nexthop': { title: 'IPv4 over IPv6 next hop', run: routes.extendedNextHop },
   'add-path': { title: 'add-path both ways', run: routes.addPath },
-  refresh: { title: 'route refresh both ways', run: routes.refresh },
+  refresh: { title: 'route refresh', run: routes.refresh },
   'max-prefix': { title: 'max-prefix', run: routes.maxPrefix },
   bfd: { title: 'BFD', run: sessions.bfd },
   communities: { title: 'communities, 3 kinds', run: communities },

@@ -20,6 +20,8 @@ export interface Outcome {
   readonly result: 'pass' | 'lacks' | 'FAIL'
   /** Evidence, reason, or a remark. */
   readonly detail: string
+  /** It passes in the direction that the router has; the other one is in `detail`. */
+  readonly oneWay?: boolean
   readonly ms: number
 }
 
@@ -79,7 +81,8 @@ async function cell(lab: Lab, router: Router, daemon: string, feature: string): 
       return done('lacks', await lack(probe))
     }
     const remark = await limited(features[feature]!.run(stage))
-    return done('pass', remark ?? '')
+    const oneWay = Object.keys(router.limits).some(name => name.split('/')[0] === feature)
+    return { ...done('pass', remark ?? ''), ...(oneWay && { oneWay }) }
   } catch (error) {
     return done('FAIL', error instanceof Error ? error.message : String(error))
   } finally {

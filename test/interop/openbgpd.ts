@@ -47,7 +47,7 @@ class OpenBgpd implements Router {
   readonly forwards = true
   readonly lacks: Router['lacks']
   readonly limits: Router['limits'] = {
-    'refresh-answer':
+    'refresh/answer':
       'it asks; ours it logs as "AID IPv4 unicast not negotiated" while its own `show neighbor` calls that negotiated',
   }
   readonly #lab: Lab

@@ -73,7 +73,7 @@ export interface Router {
   /** It passes routes of one neighbour on to others. */
   readonly forwards: boolean
   readonly lacks: Readonly<Partial<Record<string, Lack>>>
-  /** Remarks on what the router does not do of a feature that it otherwise has, per feature. */
+  /** What the router does not do of a feature that it otherwise has: by feature, or `feature/part`. */
   readonly limits: Readonly<Partial<Record<string, string>>>
   /** Takes up the wish; resolves when the daemon answers. */
   start(wish: Wish): Promise<void>

@@ -144,7 +144,7 @@ export async function addPath(stage: Stage): Promise<void> {
 export async function refresh(stage: Stage): Promise<string | void> {
   const { router } = stage
   const us = await plain(stage, {})
-  const { refresh: asksNot, 'refresh-answer': answersNot } = router.limits
+  const { refresh: asksNot, 'refresh/answer': answersNot } = router.limits
   const before = us.peer.messages
   us.speaker.resetPeer(us.peer.key, { soft: true })
   const answered = (): boolean => us.peer.messages.received.update > before.received.update

@@ -40,7 +40,8 @@ export function document(outcomes: readonly Outcome[], features: Features, racks
 
 Written by \`npm run test:interop -- --write\`: each cell was run between our speaker and the daemon, on real sockets in
 network namespaces. \`pass\` means routes went both ways and the feature did what its RFC says, at both ends; \`peer lacks it\`
-comes with evidence from the version that ran.
+comes with evidence from the version that ran. \`pass, one way\`: the peer has it in one direction only; what it lacks is in
+the note.
 
 | | ${daemons.map(({ daemon, version }) => `${daemon} (${version})`).join(' | ')} |
 |---|${daemons.map(() => '---|').join('')}
@@ -59,12 +60,14 @@ function columns(outcomes: readonly Outcome[]): { daemon: string; version: strin
 
 function word(one: Outcome | undefined): string {
   if (!one) return 'FAIL: not run'
-  return one.result === 'lacks' ? 'peer lacks it' : one.result
+  if (one.result === 'lacks') return 'peer lacks it'
+  return one.oneWay ? 'pass, one way' : one.result
 }
 
 /** Paths of this run's folders say nothing to a reader, and would change the page each time. */
 function escaped(text: string): string {
   return text
+    .replace(/; it says:.*/s, '')
     .replaceAll(/\/tmp\/mx-io-[^\s"/]*\//g, '')
     .replaceAll(/"time":"[^"]*"/g, '"time":"..."')
     .replaceAll(/\d\d:\d\d:\d\d(\.\d+)? \| \d+ +\|/g, '')
