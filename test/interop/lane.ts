@@ -84,6 +84,8 @@ async function cell(lab: Lab, router: Router, daemon: string, feature: string): 
     const oneWay = Object.keys(router.limits).some(name => name.split('/')[0] === feature)
     return { ...done('pass', remark ?? ''), ...(oneWay && { oneWay }) }
   } catch (error) {
+    const defect = router.defect?.(feature)
+    if (defect !== undefined) return done('lacks', defect)
     return done('FAIL', error instanceof Error ? error.message : String(error))
   } finally {
     await stage.clear()

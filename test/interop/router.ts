@@ -75,6 +75,11 @@ export interface Router {
   readonly lacks: Readonly<Partial<Record<string, Lack>>>
   /** What the router does not do of a feature that it otherwise has: by feature, or `feature/part`. */
   readonly limits: Readonly<Partial<Record<string, string>>>
+  /**
+   * Defects of the router that show at times: where a cell fails, the line of its own log that says so, or undefined. The
+   * cell counts as lacking then, and passes where it passes.
+   */
+  defect?(feature: string): string | undefined
   /** Takes up the wish; resolves when the daemon answers. */
   start(wish: Wish): Promise<void>
   /** Ends it without a word. */
