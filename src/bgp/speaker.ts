@@ -420,12 +420,12 @@ export class Speaker {
   #tell(): boolean {
     const { clock } = this.#deps
     const until = clock.now() + sliceMs
-    for (;;) {
+    while (this.#rib.hasUpdates()) {
       const changes = this.#rib.takeUpdates(updatesPerBatch)
-      if (changes.length === 0) return false
-      this.#options.onRoutes(changes, this.#workSinceMs ?? clock.now())
+      if (changes.length > 0) this.#options.onRoutes(changes, this.#workSinceMs ?? clock.now())
       if (clock.now() >= until) return true
     }
+    return false
   }
 
   /** Round-robin over the peers, for at most one slice. True: not all had their turn. */

@@ -367,8 +367,13 @@ export interface RibPort {
   nextHopCost?(ip: Ip, cost: number): void
   /** Works for at most `budgetMs`: decides, fills the update groups. True: more to do. */
   step(budgetMs: number): boolean
-  /** Best-route changes since the last call, each prefix once; at most `limit` of them, the rest next time. */
+  /**
+   * Best-route changes since the last call, each prefix once, after a look at no more than `limit` prefixes: it may
+   * return none while `hasUpdates` is true, since not every decision is news (own routes that a peer sends back).
+   */
   takeUpdates(limit?: number): RouteUpdate[]
+  /** True while prefixes wait for `takeUpdates` to look at them. */
+  hasUpdates(): boolean
   /** Prefixes waiting for a decision: while there are many, peers are not read. */
   backlog?(): number
   /** Octets to send to this peer next: at most `maxOctets`, whole messages; empty: nothing now. Immutable once returned. */

@@ -316,6 +316,8 @@ function accepted(socket: Socket, family: Family, accept: Parameters<Transport['
   }
   const relay = new Relay()
   const conn = new TcpConn(socket, relay, local, remote)
+  // What `accept` writes leaves only once the lowest TTL is set: an answer to it may come before the next statement.
+  socket.cork()
   const answer = accept(conn)
   if (answer === 'refuse') {
     conn.destroy()
@@ -325,6 +327,7 @@ function accepted(socket: Socket, family: Family, accept: Parameters<Transport['
   const fd = handleFd(socket)
   if (answer.minTtl !== undefined && fd !== undefined)
     setSocketOption(fd, options[family].level, options[family].minTtl, answer.minTtl)
+  socket.uncork()
   conn.listenForData()
 }
 

@@ -77,6 +77,10 @@ export class FakeRib implements RibPort {
     return []
   }
 
+  hasUpdates(): boolean {
+    return false
+  }
+
   /** Queues this many UPDATEs of `octets` for a peer. */
   queue(slot: number, messages: number, octets: number): void {
     const body = new Uint8Array(octets).fill(9)

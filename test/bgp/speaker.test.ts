@@ -199,6 +199,22 @@ describe('a mesh', () => {
   })
 })
 
+describe('news behind many decisions that are none', () => {
+  for (const [family, own, foreign] of [
+    [4, (i: number) => `10.${64 + (i >> 8)}.${i & 255}.0/24`, '192.168.7.0/26'],
+    [6, (i: number) => `fd00:48:${i.toString(16)}::/48`, 'fd00:99::/48'],
+  ] as const)
+    test(`12,000 own IPv${family} routes do not hide the one that a peer has`, () => {
+      const world = new World(2)
+      const [a, b] = world.nodes as [Node, Node]
+      a.config = { ...a.config, originate: Array.from({ length: 12_000 }, (_, i) => block(own(i))) }
+      b.config = { ...b.config, originate: [block(foreign)] }
+      world.startMesh()
+      world.pass(5000)
+      expect([...a.fib]).toEqual([[foreign, family === 4 ? b.ip : 'fd00::2']])
+    })
+})
+
 describe('listening', () => {
   test('a taken port is reported with its holder, dialling goes on, and it is taken over when free (B14)', () => {
     const world = new World(2)

@@ -279,10 +279,11 @@ export class FamilyTable implements Candidates, Outgoing {
     return this.#untold.size
   }
 
-  /** Up to `limit` changes of what is in use; each net once, as it is now. */
-  takeUpdates(limit: number, out: RouteUpdate[]): void {
+  /** What changed among the first `limit` untold nets, each once, as it is now. Returns how many nets it looked at. */
+  takeUpdates(limit: number, out: RouteUpdate[]): number {
     const { nets, paths } = this
-    for (let left = Math.min(limit, this.#untold.size); left > 0; left--) {
+    const looks = Math.min(limit, this.#untold.size)
+    for (let left = looks; left > 0; left--) {
       const net = this.#untold.shift()
       const flags = nets.flags[net]!
       nets.flags[net] = flags & ~(netFlag.untold | netFlag.changed | netFlag.told)
@@ -300,6 +301,7 @@ export class FamilyTable implements Candidates, Outgoing {
       }
       if (best < 0) this.released(net)
     }
+    return looks
   }
 
   #update(net: number, best: number): RouteUpdate {

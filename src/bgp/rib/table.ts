@@ -497,11 +497,16 @@ export class Rib implements RibPort {
     return table.tendGroups(nets) || table.walking || table.dirty.size > 0
   }
 
-  /** Best-route changes since the last call, each prefix once; with `limit`, at most about so many. */
+  /** Best-route changes since the last call, each prefix once; `limit`: how many prefixes it may look at. */
   takeUpdates(limit = Number.MAX_SAFE_INTEGER): RouteUpdate[] {
     const out: RouteUpdate[] = []
-    for (const family of families) this.tables[family].takeUpdates(limit - out.length, out)
+    let left = limit
+    for (const family of families) left -= this.tables[family].takeUpdates(left, out)
     return out
+  }
+
+  hasUpdates(): boolean {
+    return this.tables[4].untold + this.tables[6].untold > 0
   }
 
   /** Nets to decide: a bound for what may be read from peers before `step` has caught up. */
