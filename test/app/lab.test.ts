@@ -4,10 +4,12 @@ import { expect, test } from 'vitest'
 import { labsAmong, parseNodeStatus } from '../../src/app/lab/lab.ts'
 import { routerPlan } from '../../src/app/lab/members.ts'
 import { layOut, namespacesOf, podNamespace } from '../../src/app/lab/namespaces.ts'
-import { birdConfig, frrConfig, gatewayConfig, gobgpConfig, routerProgram } from '../../src/app/lab/routers.ts'
+import { birdConfig, frrConfig, gobgpConfig, manxConfig, routerProgram } from '../../src/app/lab/routers.ts'
 import { LabFolder } from '../../src/app/lab/state.ts'
 import { parseTopology } from '../../src/app/lab/topology.ts'
 import { statusTable } from '../../src/app/lab/verbs.ts'
+import { planOf as planSettings } from '../../src/app/speaker/plan.ts'
+import { acceptAll, rejectAll } from '../../src/bgp/index.ts'
 
 const trio = parseTopology(
   'lab: trio\nfabric: {cidr6: fd00:a::/64}\nnodes: {node-a: {}, node-b: {}}\nrouters: {gw: {kind: bird, as: 65001}}\nstore: etcd:3',
@@ -81,13 +83,21 @@ test('FRR and GoBGP name every neighbour of both families, and announce nothing 
   expect(gobgp).toContain('neighbor-info-list = ["10.0.0.11", "fd00:a::11", "10.0.0.12", "fd00:a::12"]')
 })
 
-test('our own speaker as a gateway gets one peer per address', () => {
-  expect(gatewayConfig(planOf(trio)).peers.map(peer => `${peer.name} ${peer.ip} ${peer.as}`)).toEqual([
-    'node-a 10.0.0.11 64512',
-    'node-a-v6 fd00:a::11 64512',
-    'node-b 10.0.0.12 64512',
-    'node-b-v6 fd00:a::12 64512',
+test('manx-bgp gets settings that it accepts: a peer per address, and the kernel', () => {
+  const settings: unknown = JSON.parse(manxConfig(planOf(trio)))
+  const outcome = planSettings(settings, { addresses: [], filterFunctions: false })
+  if (!outcome.ok) throw new Error(JSON.stringify(outcome.problems))
+  const { config, fib, notes } = outcome.value
+  expect(config.peers.map(peer => `${peer.name} ${peer.key} ${peer.remoteAs} from ${peer.source?.key}`)).toEqual([
+    'node-a 10.0.0.11 64512 from 10.0.0.1',
+    'node-a-v6 fd00:a::11 64512 from fd00:a::1',
+    'node-b 10.0.0.12 64512 from 10.0.0.1',
+    'node-b-v6 fd00:a::12 64512 from fd00:a::1',
   ])
+  expect(config.peers.map(peer => [peer.importPolicy, peer.exportPolicy, peer.gracefulRestart])).toEqual(
+    config.peers.map(() => [acceptAll, rejectAll, 'full']),
+  )
+  expect([fib, notes]).toEqual([{ protocol: 186, metric: 32, table: 254 }, []])
 })
 
 const answers = [
@@ -113,6 +123,14 @@ const answers = [
     want: [
       { peer: '10.0.0.11', established: true },
       { peer: '10.0.0.12', established: false },
+    ],
+  },
+  {
+    kind: 'manx',
+    text: '{"kind":"PeerList","items":[{"address":"10.0.0.11","state":"Established"},{"address":"fd00:a::11","state":"OpenSent"}]}',
+    want: [
+      { peer: '10.0.0.11', established: true },
+      { peer: 'fd00:a::11', established: false },
     ],
   },
 ] as const

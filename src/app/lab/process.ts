@@ -220,9 +220,12 @@ export function namespaceOf(pid: number | 'self', kind: 'net' | 'user' | 'mnt'):
   }
 }
 
-/** Full path of an installed program; system folders are looked in even when PATH lacks them. */
+/**
+ * Full path of an installed program; system folders are looked in even when PATH lacks them. FRR's own folder comes
+ * first: OpenBGPD's bgpd in /usr/sbin is another program.
+ */
 export function findProgram(name: string): string | undefined {
-  const folders = [...(process.env['PATH'] ?? '').split(':'), '/usr/local/sbin', '/usr/sbin', '/sbin', '/usr/lib/frr']
+  const folders = ['/usr/lib/frr', ...(process.env['PATH'] ?? '').split(':'), '/usr/local/sbin', '/usr/sbin', '/sbin']
   for (const folder of folders) {
     if (folder === '') continue
     try {

@@ -1,5 +1,5 @@
 /**
- * Routers outside the cluster: BIRD 2, FRR, GoBGP, or our own speaker standing alone.
+ * Routers outside the cluster: BIRD 2, FRR, GoBGP, or our own `manx-bgp`.
  *
  * A row per kind: the programs it needs, its configuration as text, its daemons, how to ask it for its routes and its
  * sessions. The text is a pure function of the plan, so that tests compare it without a kernel. All daemons run in the
@@ -10,10 +10,11 @@
  */
 
 import { existsSync } from 'node:fs'
+import { join } from 'node:path'
 import type { Ip } from '../../lib/ip.ts'
 import type { Clock } from '../../lib/ports.ts'
 import { version } from '../../lib/version.ts'
-import { findProgram, labProgram, pause, run } from './process.ts'
+import { buildRoot, findProgram, labProgram, pause, run } from './process.ts'
 import type { RouterKind } from './topology.ts'
 
 export interface RouterPeer {
@@ -78,6 +79,9 @@ export function missingPrograms(kind: RouterKind): string[] {
 export function availableKind(wanted: RouterKind): RouterKind {
   return missingPrograms(wanted).length === 0 ? wanted : 'manx'
 }
+
+/** `proto bgp` of iproute2. */
+const bgpProtocol = 186
 
 const programs: Record<RouterKind, RouterProgram> = {
   bird: {
@@ -160,16 +164,23 @@ const programs: Record<RouterKind, RouterProgram> = {
   manx: {
     programs: [],
     version: () => Promise.resolve(`manx ${version}`),
-    files: plan => [{ name: 'gateway.json', text: `${JSON.stringify(gatewayConfig(plan), null, 2)}\n` }],
+    files: plan => [{ name: 'manx-bgp.json', text: manxConfig(plan) }],
     daemons: plan => [
-      { name: 'manx', argv: [process.execPath, labProgram('gateway.ts'), `${plan.folder}/gateway.json`] },
+      {
+        name: 'manx-bgp',
+        argv: [ownProgram('manx-bgp'), '--config', `${plan.folder}/manx-bgp.json`, '--control', controlSocket(plan)],
+      },
     ],
     routes: (_plan, family) => ({
       argv: ['ip', `-${family}`, 'route', 'show', 'proto', 'bgp'],
       shown: `ip -${family} route show proto bgp`,
     }),
-    sessions: plan => ['cat', `${plan.folder}/sessions.json`],
-    parseSessions: text => JSON.parse(text) as Session[],
+    sessions: plan => [ownProgram('manxctl'), 'bgp', 'peers', '--at', `unix:${controlSocket(plan)}`, '-o', 'json'],
+    parseSessions: text =>
+      (JSON.parse(text) as { items: readonly { address: string; state: string }[] }).items.map(peer => ({
+        peer: peer.address,
+        established: peer.state === 'Established',
+      })),
   },
 }
 
@@ -341,30 +352,34 @@ ${sessions.join('')}`
 
 // ------------------------------------------------------------------------------------------------------------ ours
 
-export interface GatewayConfig {
-  readonly name: string
-  readonly as: number
-  readonly ip: string
-  readonly ip6?: string
-  readonly peers: readonly {
-    readonly name: string
-    readonly ip: string
-    readonly as: number
-    readonly exchange: boolean
-  }[]
-  readonly sessionsFile: string
+function ownProgram(name: string): string {
+  return join(buildRoot, 'bin', name)
 }
 
-export function gatewayConfig(plan: RouterPlan): GatewayConfig {
-  return {
-    name: plan.name,
+function controlSocket(plan: RouterPlan): string {
+  return `${plan.folder}/manx-bgp.sock`
+}
+
+/** Settings of `manx-bgp` (docs/embed.md), as JSON. Its kernel routes bear the number of BGP, as other routers' do. */
+export function manxConfig(plan: RouterPlan): string {
+  const peer = ({ name, as, exchange, bfd }: RouterPeer, address: Ip, source: Ip | undefined) => ({
+    name: address.family === 6 ? `${name}-v6` : name,
+    address: address.key,
+    as,
+    source: source?.key,
+    connectRetrySeconds: 3,
+    import: 'all',
+    ...(exchange ? { export: 'all', nextHop: 'self' } : { export: 'none' }),
+    ...(bfd && { bfd: true }),
+  })
+  const settings = {
     as: plan.as,
-    ip: plan.ip.key,
-    ...(plan.ip6 && { ip6: plan.ip6.key }),
-    peers: plan.peers.flatMap(({ name, as, ip, ip6, exchange }) => [
-      { name, ip: ip.key, as, exchange },
-      ...(plan.ip6 && ip6 ? [{ name: `${name}-v6`, ip: ip6.key, as, exchange }] : []),
+    routerId: plan.ip.key,
+    fib: { protocol: bgpProtocol, metric: 32 },
+    peers: plan.peers.flatMap(one => [
+      peer(one, one.ip, one.source ?? plan.ip),
+      ...(plan.ip6 && one.ip6 ? [peer(one, one.ip6, one.source6 ?? plan.ip6)] : []),
     ]),
-    sessionsFile: `${plan.folder}/sessions.json`,
   }
+  return `${JSON.stringify(settings, null, 2)}\n`
 }
