@@ -216,16 +216,26 @@ export class Prefix {
   }
 }
 
+/** Digit by digit: stores are full of addresses, and every node reads them all. */
 function parseV4(text: string): bigint | undefined {
-  const parts = text.split('.')
-  if (parts.length !== 4) return undefined
-  let value = 0n
-  for (const part of parts) {
-    if (!/^(0|[1-9]\d{0,2})$/.test(part) || Number(part) > 255) return undefined
-    value = (value << 8n) | BigInt(part)
+  let value = 0
+  let octet = -1
+  let dots = 0
+  for (let i = 0; i < text.length; i++) {
+    const code = text.charCodeAt(i)
+    if (code === dot && octet >= 0) {
+      value = value * 256 + octet
+      octet = -1
+      dots++
+    } else if (code >= zero && code <= nine && octet !== 0) {
+      octet = Math.max(octet, 0) * 10 + code - zero
+      if (octet > 255) return undefined
+    } else return undefined
   }
-  return value
+  return dots === 3 && octet >= 0 ? BigInt(value * 256 + octet) : undefined
 }
+
+const [zero, nine, dot] = [48, 57, 46]
 
 function parseV6(text: string): bigint | undefined {
   const halves = text.split('::')

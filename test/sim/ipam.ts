@@ -1,5 +1,5 @@
 /**
- * A cluster's address management on a seed: nodes with agents, stray commands, a store that misbehaves, crashes.
+ * A cluster's address management on a seed: 50 nodes with agents, 3 people at terminals, a store that misbehaves, crashes.
  *
  *   container runtimes --ADD, DEL--> agents (Ipam with a feed) ----.
  *   operators ---------------------> commands (Ipam without) ------+--> SimStore with faults --> IpamChecker, each commit
@@ -28,6 +28,8 @@ import type { Outcome } from './run.ts'
 /** What a test may choose about a world, or break in it. */
 export interface WorldOptions {
   readonly nodes?: number
+  /** How many of the nodes have containers; the others' agents know of everything and look after it. */
+  readonly busy?: number
   readonly troubleMs?: number
   /** Changes every commit of ours on its way to the store. */
   readonly tamper?: (commit: Commit) => Commit
@@ -58,6 +60,7 @@ const resources = '/calico/resources/v3/projectcalico.org'
 /** The pool in which Calico's plugin works beside us. */
 const calicoPool = Prefix.of('10.9.0.0/26')
 const calicoBlockLength = 29
+const clusterNodes = 50
 const auditEveryMs = 1000
 /** A commit may be done this long after its caller has given up. */
 const lateMs = 1500
@@ -123,10 +126,16 @@ class World {
     this.options = options
     this.dualStack = random.chance(0.5)
     this.#troubleMs = options.troubleMs ?? 3_000
-    const nodes = options.nodes ?? (random.chance(0.01) ? 50 : 2 + random.below(5))
+    const nodes = options.nodes ?? clusterNodes
+    // Mostly few of them, so that they meet again and again; now and then all at once.
+    const busy = Math.min(nodes, options.busy ?? (random.chance(0.05) ? nodes : 2 + random.below(5)))
     this.#furnish(nodes)
     this.#lasting = Math.ceil(nodes / 2)
-    for (let i = 0; i < nodes; i++) this.#agents.push(new Host(this, `node-${i}`))
+    for (let i = 0; i < nodes; i++) {
+      // Evenly spread, so that mortal and lasting machines are among them.
+      const isBusy = Math.floor(((i + 1) * busy) / nodes) > Math.floor((i * busy) / nodes)
+      this.#agents.push(new Host(this, `node-${i}`, isBusy))
+    }
   }
 
   get failures(): string[] {
@@ -135,6 +144,12 @@ class World {
 
   count(what: string, n = 1): void {
     this.counts[what] = (this.counts[what] ?? 0) + n
+  }
+
+  /** Mostly one that has containers, or nothing would come of it. */
+  #someHost(random: SimRandom, hosts: readonly Host[]): Host {
+    const busy = hosts.filter(({ isBusy }) => isBusy)
+    return random.pick(busy.length > 0 && random.chance(0.8) ? busy : hosts)
   }
 
   /** Who is still at it. */
@@ -214,7 +229,7 @@ class World {
   async #loseMachine(random: SimRandom): Promise<void> {
     const mortal = this.#agents.slice(this.#lasting).filter(host => host.isAlive)
     if (mortal.length === 0) return
-    const host = random.pick(mortal)
+    const host = this.#someHost(random, mortal)
     const key = `${resources}/nodes/${host.node}`
     const node = this.store.get(key)!.value
     host.die()
@@ -242,7 +257,8 @@ class World {
         this.#changePool({ blockSize: 31 })
         continue
       }
-      const host = random.pick(this.#agents.filter(({ isAlive }) => isAlive))
+      const alive = this.#agents.filter(({ isAlive }) => isAlive)
+      const host = this.#someHost(random, alive)
       const roll = random.below(10)
       if (roll <= 2) host.crash()
       else if (roll === 5) this.store.expireLeases()
@@ -278,7 +294,7 @@ class World {
     while (this.trouble || mine.length > 0) {
       await this.sleep(random.between(20, 400))
       const store = this.store.client(`command-${i}-${turn++}`)
-      const node = `node-${random.below(this.#agents.length)}`
+      const { node } = this.#someHost(random, this.#agents)
       this.busy.add(`command ${i}`)
       const ipam = new Ipam({ node }, { store, clock: this.clock, random, log: quiet })
       const work = this.#oneCommand(ipam, random, mine, `command-${i}-${turn}`).catch((error: unknown) => {
@@ -332,7 +348,7 @@ class World {
   /** Calico's own plugin on a node where it is still at work. */
   async #calico(i: number): Promise<void> {
     const random = this.random.fork(`calico ${i}`)
-    const node = `node-${random.below(this.#lasting)}`
+    const { node } = this.#someHost(random, this.#agents.slice(0, this.#lasting))
     // It creates a block without a look at the affinity it announced: nobody may release the host meanwhile.
     this.#calicoNodes.add(node)
     const writer = new CalicoWriter(this.store, node, random)
@@ -375,6 +391,7 @@ class World {
 /** A machine: its container runtime, which lasts, and its agent, which may die at any await. */
 class Host {
   readonly node: string
+  readonly isBusy: boolean
   readonly #world: World
   readonly #random: SimRandom
   /** What the runtime knows: sandbox -> what it asked for last. */
@@ -386,9 +403,10 @@ class Host {
   #stopFeed: Stop = () => {}
   client!: SimClient
 
-  constructor(world: World, node: string) {
+  constructor(world: World, node: string, isBusy: boolean) {
     this.#world = world
     this.node = node
+    this.isBusy = isBusy
     this.#random = world.random.fork(node)
   }
 
@@ -417,7 +435,7 @@ class Host {
       if (state === 'up') void this.#live(sandbox, this.#life)
       else void this.#remove(sandbox, this.#life)
     }
-    for (let i = 0; i < 3; i++) void this.#makePods(this.#life)
+    if (this.isBusy) for (let i = 0; i < 3; i++) void this.#makePods(this.#life)
     const audit = new Audit(
       { leakGraceMs: graceMs, settleGraceMs: graceMs },
       { ...deps, ipam, truth: this.#truth(nodes) },
