@@ -83,8 +83,13 @@ export interface PeerConfig {
   readonly restartSeconds: number
   readonly nextHopMode: NextHopMode
   readonly allowOwnAs: number
-  /** eBGP: the path must begin with the peer's AS (RFC 4271 §6.3); default true. Off towards route servers. */
+  /** eBGP: the path must begin with the peer's AS (RFC 4271 §6.3); default true, but for an `rs-client` false. */
   readonly enforceFirstAs?: boolean
+  /**
+   * eBGP: we are a route server, and it is a client (RFC 7947): it gets path, next hop, MED and communities as they came,
+   * and per prefix the first path in the order of the decision that its export policy lets pass.
+   */
+  readonly routeServerClient?: boolean
   /** eBGP: ours instead of the peer's AS in paths we send it, for sites that share a number. */
   readonly asOverride?: boolean
   /** eBGP: private AS numbers are taken out of paths we send (RFC 6996). */
@@ -264,6 +269,8 @@ export interface RibPeer {
   readonly mostReceived?: number
   /** eBGP: the path must begin with the peer's AS (RFC 4271 §6.3); default true. Off for route servers. */
   readonly enforceFirstAs?: boolean
+  /** As in `PeerConfig`. */
+  readonly routeServerClient?: boolean
   /** eBGP: routes with the peer's AS in the path are not sent to it; default true. */
   readonly senderSideLoop?: boolean
   /** As in `PeerConfig`. */

@@ -62,6 +62,16 @@ test('a peer’s defaults, and what each option becomes', () => {
   expect(peer({ address: 'fe80::2%eth0' })).toMatchObject({ key: 'fe80::2%eth0', zone: 'eth0', families: [6] })
 })
 
+test('a client of a route server: outside, and nothing of what it sends is changed on the way (RFC 7947 §2.2)', () => {
+  expect(peer({ routeServerClient: true, role: 'rs' })).toMatchObject({ routeServerClient: true, role: 'rs' })
+  const refused = (options: Record<string, unknown>) => () => peer({ routeServerClient: true, ...options })
+  expect(refused({ as: 65000 })).toThrow('routeServerClient is for peers of other ASes')
+  expect(refused({ asOverride: true })).toThrow('asOverride changes paths')
+  expect(refused({ removePrivateAs: true })).toThrow('removePrivateAs changes paths')
+  expect(refused({ localAsMode: 'prepend' })).toThrow('localAsMode changes paths')
+  expect(refused({ nextHop: 'self' })).toThrow('passes next hops on as they are')
+})
+
 test('AS numbers that a peer may have: what iBGP may by default is given only where no other AS is possible', () => {
   const of = (as: unknown) => {
     const { remoteAs, acceptAs, importPolicy } = peer({ as })

@@ -170,12 +170,31 @@ export class NaiveRib {
     const out = new Map<string, string>()
     for (const key of this.#allPrefixes()) {
       const prefix = Prefix.of(key)
+      if (!to.families.includes(prefix.family)) continue
+      if (to.routeServerClient && to.kind === 'ebgp') {
+        const attrs = this.#firstFor(slot, prefix)
+        if (attrs) out.set(key, print(attrs))
+        continue
+      }
       const [best] = this.ranked(prefix)
-      if (!best || !to.families.includes(prefix.family) || best.path.slot === slot) continue
+      if (!best || best.path.slot === slot) continue
       const attrs = this.#exported(best.path, best.used, prefix, to)
       if (attrs) out.set(key, print(attrs))
     }
     return out
+  }
+
+  /** RFC 7947 §2.3: as if the client had a table of its own, without what it must not have. */
+  #firstFor(slot: number, prefix: Prefix): Attrs | undefined {
+    let left = this.#candidates(prefix)
+    while (left.length > 0) {
+      const best = this.#winners(left)[0]!
+      left = left.filter(c => c !== best)
+      if (best.path.slot === slot) continue
+      const attrs = this.#exported(best.path, best.used, prefix, this.peers.get(slot)!.peer)
+      if (attrs) return attrs
+    }
+    return undefined
   }
 
   /** For a peer that takes `most` paths per prefix: the sets, sorted. The paths are chosen before it is known whose they are. */
@@ -223,7 +242,9 @@ export class NaiveRib {
     const wellKnown = communities(used)
     if (from === 'ibgp' && to.kind === 'ibgp') return undefined
     if (wellKnown.includes(0xffffff02)) return undefined
-    if (to.kind === 'ebgp' && (wellKnown.includes(0xffffff01) || wellKnown.includes(0xffffff03))) return undefined
+    const served = to.kind === 'ebgp' && to.routeServerClient === true
+    if (to.kind === 'ebgp' && !served && (wellKnown.includes(0xffffff01) || wellKnown.includes(0xffffff03)))
+      return undefined
     const attrs = clone(used)
     const v = attrs.values
     const learned = from === 'local' ? 'local' : from === 'ebgp' ? 'ebgp' : 'ibgp'
@@ -235,7 +256,9 @@ export class NaiveRib {
     const keep =
       from !== 'local' &&
       (to.kind === 'ebgp'
-        ? to.nextHopMode === 'keep' || (to.nextHopMode === 'auto' && to.sharedSubnets.some(s => s.contains(hopIp!)))
+        ? served ||
+          to.nextHopMode === 'keep' ||
+          (to.nextHopMode === 'auto' && to.sharedSubnets.some(s => s.contains(hopIp!)))
         : from === 'ebgp'
           ? to.nextHopMode !== 'self'
           : true)
@@ -247,8 +270,8 @@ export class NaiveRib {
     if (!group && !keep && self!.equals(to.address)) return undefined
     if (to.kind === 'ebgp') {
       for (const code of [5, 9, 10]) v.delete(code)
-      if (from !== 'local' && !changed.setMed) v.delete(4)
-      v.set(2, withPrepended(v.get(2)!, [to.localAs]))
+      if (from !== 'local' && !changed.setMed && !served) v.delete(4)
+      if (from === 'local' || !served) v.set(2, withPrepended(v.get(2)!, [to.localAs]))
       if (!group && numbers(v.get(2)!).includes(to.remoteAs) && to.remoteAs !== to.localAs) return undefined
       return attrs
     }

@@ -183,8 +183,11 @@ class Pair {
   readonly terms = new Map<number, RibPeer>()
 
   constructor(variants: readonly Partial<RibPeer>[]) {
-    for (const [i, kind] of kinds.entries()) {
-      this.terms.set(i + 1, makePeer(i + 1, kind, variants[i % variants.length]!))
+    for (const [i, given] of kinds.entries()) {
+      const more = variants[i % variants.length]!
+      // A route server has clients outside alone, and its rules are about many of them.
+      const kind = more.routeServerClient ? 'ebgp' : given
+      this.terms.set(i + 1, makePeer(i + 1, kind, more))
       if (i !== 1) this.up(i + 1)
     }
   }
@@ -345,8 +348,27 @@ const pathVariants: Readonly<Record<string, readonly Partial<RibPeer>[]>> = {
   'two paths to some': [{ ...several, mostPaths: 2 }, {}, { ...several, mostPaths: 2, nextHopMode: 'self' }],
 }
 
+const served = { routeServerClient: true } as const
+const notTheirs: Policy = {
+  rules: [
+    { name: 'not by 65001', match: { asPathPrefix: [65001] }, action: 'reject' },
+    { name: 'not with 7', match: { communities: [5] }, action: 'reject' },
+  ],
+  otherwise: 'accept',
+}
+const serverVariants: Readonly<Record<string, readonly Partial<RibPeer>[]>> = {
+  'clients of a route server (RFC 7947 §2.3)': [served],
+  'clients of a route server, each with a policy of its own (RFC 7947 §2.3)': [
+    served,
+    { ...served, exportPolicy: notTheirs },
+    { ...served, exportPolicy: policies[2]! },
+  ],
+  'clients of a route server beside others': [served, {}, served, {}],
+  'clients of a route server that take two paths': [{ ...served, ...several, mostPaths: 2 }, served],
+}
+
 describe('the RIB arrives at what a plain recomputation says (RFC 4271 §3.2, §9.1)', () => {
-  test.each(Object.entries({ ...variants, ...pathVariants }))('%s', (_name, terms) => {
+  test.each(Object.entries({ ...variants, ...pathVariants, ...serverVariants }))('%s', (_name, terms) => {
     fc.assert(
       fc.property(fc.array(op, { minLength: 1, maxLength: 40 }), ops => {
         const pair = new Pair(terms)

@@ -73,6 +73,7 @@ type Shared = Required<
     | 'keepaliveSeconds'
     | 'advertisementSeconds'
     | 'enforceFirstAs'
+    | 'routeServerClient'
     | 'asOverride'
     | 'removePrivateAs'
     | 'originateDefault'
@@ -92,6 +93,7 @@ const sharedRows: read.Rows<Shared> = {
   keepaliveSeconds: read.integer(1, 21845),
   advertisementSeconds: seconds,
   enforceFirstAs: read.yesNo,
+  routeServerClient: read.yesNo,
   asOverride: read.yesNo,
   removePrivateAs: read.yesNo,
   originateDefault: read.yesNo,
@@ -118,7 +120,10 @@ function sharedOf(options: Partial<Options>): Partial<Shared> {
 }
 
 /** What only matters between ASes (RFC 9234, RFC 6996). */
-const externalOnly = ['asOverride', 'removePrivateAs', 'role', 'enforceFirstAs'] as const
+const externalOnly = ['asOverride', 'removePrivateAs', 'role', 'enforceFirstAs', 'routeServerClient'] as const
+
+/** What changes that a route server leaves alone (RFC 7947 §2.2). */
+const notByServers = ['asOverride', 'removePrivateAs', 'localAsMode'] as const
 
 interface Options extends Shared {
   readonly as: RemoteAs
@@ -471,6 +476,11 @@ function templateOf(
   if (external) return read.bad([...path, external], `${external} is for peers of other ASes`, problems)
   if (options.client && !inside)
     return read.bad([...path, 'client'], 'only a peer of our own AS can be a client (RFC 4456)', problems)
+  const served = options.routeServerClient ? notByServers.find(name => options[name]) : undefined
+  if (served)
+    return read.bad([...path, served], `${served} changes paths, which a route server passes on as they are`, problems)
+  if (options.routeServerClient && options.nextHop === 'self')
+    return read.bad([...path, 'nextHop'], 'a route server passes next hops on as they are (RFC 7947 §2.2.1)', problems)
   const chosen = (which: 'import' | 'export'): Policy | undefined =>
     policyOf(options[which], inside ? acceptAll : rejectAll, base, [...path, which], problems)
   const importPolicy = chosen('import')

@@ -82,8 +82,13 @@ export interface PeerOptions {
   readonly nextHop?: 'auto' | 'self' | 'keep'
   /** Accept routes with our own AS in the path this often; default 0. */
   readonly allowOwnAs?: number
-  /** The AS path must begin with the peer's AS; default true. Off towards a route server (RFC 7947). eBGP only. */
+  /** The AS path must begin with the peer's AS; default true, but false as `rs-client`. eBGP only. */
   readonly enforceFirstAs?: boolean
+  /**
+   * We are a route server and it is a client (RFC 7947): path, next hop, MED and communities pass as they came, and what
+   * `export` refuses gives way to the next best path. eBGP only.
+   */
+  readonly routeServerClient?: boolean
   /** Our AS instead of the peer's in paths it is sent, for sites that share a number. eBGP only. */
   readonly asOverride?: boolean
   /** Private AS numbers are taken out of paths that it is sent (RFC 6996). eBGP only. */

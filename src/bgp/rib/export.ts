@@ -13,6 +13,8 @@
  * Never back to the source is a matter of single members of a group, and so are two courtesies: a peer does not get a
  * route with its own AS in the path or itself as next hop. `outbox.ts` sees to all three.
  *
+ * A client of a route server (RFC 7947 §2.2) gets path, next hop, MED and communities as they came.
+ *
  * RFC 4271 §5.1, §9.2; RFC 1997; RFC 4456 §6, §8; RFC 2545 §3; RFC 8950; RFC 8654 §4 (what does not fit is not sent).
  */
 
@@ -62,6 +64,8 @@ export interface ExportTerms {
   readonly overriddenAs: number
   readonly removePrivateAs: boolean
   readonly role: Role | undefined
+  /** RFC 7947: what is learned is passed on as it came. */
+  readonly routeServerClient: boolean
   /** A default route of our own is sent whatever the table says. */
   readonly originateDefault: boolean
   readonly as4: boolean
@@ -172,7 +176,9 @@ export class Exporter {
     if (terms.leaving === 'withdrawn') return withheld.leaving
     if (origin.kind === kind.ibgp && terms.kind === 'ibgp') return withheld.ibgpToIbgp
     if (marks & mark.noAdvertise) return withheld.noAdvertise
-    if (terms.kind === 'ebgp' && marks & (mark.noExport | mark.noExportSubconfed)) return withheld.noExport
+    // RFC 7947 §2.2.4: a route server does not act on what clients say to each other; "to nobody" is said to it too.
+    if (terms.kind === 'ebgp' && !terms.routeServerClient && marks & (mark.noExport | mark.noExportSubconfed))
+      return withheld.noExport
     if (upwards.has(terms.role) && marks & mark.otc) return withheld.leak
     this.#edit.reset()
     const subject = this.#subject
@@ -209,8 +215,11 @@ export class Exporter {
 
   #toOutside(from: number): void {
     const edit = this.#edit
+    const transparent = this.terms.routeServerClient && from !== kind.local
     edit.external = true
     edit.localPref = drop
+    edit.allCommunities = transparent
+    if (transparent) return this.#marked()
     // A MED received is for us; one of our own or set by policy is for them (RFC 4271 §5.1.4).
     if (edit.med === keep && from !== kind.local) edit.med = drop
     edit.prepend.unshift(...this.terms.prepend)
@@ -219,8 +228,12 @@ export class Exporter {
       edit.replacedAs = this.terms.overriddenAs
       edit.replacingAs = this.terms.localAs
     }
-    // RFC 9234 §5: what goes down or aside is marked, so that nobody hands it up again.
-    if (downwards.has(this.terms.role)) edit.otc = this.terms.localAs
+    this.#marked()
+  }
+
+  /** RFC 9234 §5: what goes down or aside is marked, so that nobody hands it up again. */
+  #marked(): void {
+    if (downwards.has(this.terms.role)) this.#edit.otc = this.terms.localAs
   }
 
   /** Spec 9.2. False: there is none to send. */
@@ -229,7 +242,9 @@ export class Exporter {
     const mode = byPolicy ?? terms.nextHopMode
     const hop = this.#sets.hop[set]!
     let kept = from !== kind.local && hop >= 0
-    if (kept && terms.kind === 'ebgp') kept = mode === 'keep' || (mode === 'auto' && this.#onSharedSubnet(hop))
+    // RFC 7947 §2.2.1
+    if (kept && terms.kind === 'ebgp' && terms.routeServerClient) kept = byPolicy !== 'self'
+    else if (kept && terms.kind === 'ebgp') kept = mode === 'keep' || (mode === 'auto' && this.#onSharedSubnet(hop))
     else if (kept && from === kind.ebgp) kept = mode !== 'self'
     else if (kept) kept = byPolicy !== 'self'
     if (kept && this.#keepHop(set)) return true

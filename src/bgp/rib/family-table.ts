@@ -41,8 +41,8 @@ export class FamilyTable implements Candidates, Outgoing {
   readonly groups = new Set<UpdateGroup>()
   /** Groups without members that still hold sets and nets. */
   readonly #leaving = new Set<UpdateGroup>()
-  /** Groups that send several paths per prefix. */
-  #several = 0
+  /** Groups that look at all paths of a prefix. */
+  #allPaths = 0
   deferred = false
   readonly dirty = new IntQueue()
   readonly #untold = new IntQueue()
@@ -186,8 +186,8 @@ export class FamilyTable implements Candidates, Outgoing {
     if (count === 0) return
     if (this.#changed.length < count) this.#changed = new Int32Array(count)
     const changed = this.#changed
-    // Groups that send several paths look at every net of which any path changed.
-    const several = this.#several === 0 ? undefined : new Int32Array(count)
+    // Groups that look at all paths look at every net of which any changed.
+    const several = this.#allPaths === 0 ? undefined : new Int32Array(count)
     let some = 0
     for (let i = 0; i < count; i++) {
       const net = this.dirty.shift()
@@ -203,7 +203,7 @@ export class FamilyTable implements Candidates, Outgoing {
       else if (this.paths.next[nets.first[net]!]! >= 0 || flags & netFlag.told) this.#tell(net)
     }
     for (const group of this.groups)
-      if (group.entries) group.flush(several!, count)
+      if (group.readsAllPaths) group.flush(several!, count)
       else if (some > 0) group.flush(changed, some)
     for (let i = 0; i < some; i++) if (nets.first[changed[i]!]! < 0) this.released(changed[i]!)
   }
@@ -235,13 +235,13 @@ export class FamilyTable implements Candidates, Outgoing {
 
   addGroup(group: UpdateGroup): void {
     this.groups.add(group)
-    if (group.entries) this.#several++
+    if (group.readsAllPaths) this.#allPaths++
   }
 
   /** The group's last member is gone. */
   retire(group: UpdateGroup): void {
     this.groups.delete(group)
-    if (group.entries) this.#several--
+    if (group.readsAllPaths) this.#allPaths--
     this.#leaving.add(group)
     this.#on.wake()
   }

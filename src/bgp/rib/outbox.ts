@@ -11,7 +11,7 @@
  * then announcements bucketed by attribute set, so that full messages leave however the changes came in.
  *
  * Some members must not have some routes: the source of a path, a peer whose AS is in the path, a peer that is the next
- * hop. Which ones is a function of (set, source) alone, `keptFrom`. Messages name who they are not for, and when a net
+ * hop. Which ones is a function of (set, source) alone (kept.ts). Messages name who they are not for, and when a net
  * changes from a route that a member had to one that it must not have, that member alone gets a withdrawal.
  *
  *     old -> new           for all others                for a member that new is kept from
@@ -21,20 +21,22 @@
  *        other source      source, if it may have it
  *     old -> nothing       withdrawal                    nothing, if old was kept from it
  *
- * RFC 4271 §9.2; RFC 4724 §2; RFC 2918; RFC 7911.
+ * Clients of a route server (RFC 7947 §2.3) are told the first path in the order of the decision that their policy lets
+ * pass, not the best one or nothing; a member that must not have that path is told the next one (alternates.ts).
+ *
+ * RFC 4271 §9.2; RFC 4724 §2; RFC 2918; RFC 7911; RFC 7947.
  */
 
 import { Ip, Prefix } from '../../lib/ip.ts'
 import type { RibPeer } from '../types.ts'
-import * as asPath from '../wire/as-path.ts'
-import { findAttribute, valueAt, valueLength } from '../wire/attribute-writer.ts'
-import { code } from '../wire/attributes.ts'
+import { Alternates } from './alternates.ts'
 import type { AttributeSets } from './attribute-sets.ts'
 import { Buckets } from './buckets.ts'
 import { grown, type Nets, type Paths } from './columns.ts'
 import { Encoder } from './encode.ts'
 import { Entries } from './entries.ts'
 import type { Exporter, Origin } from './export.ts'
+import { Kept } from './kept.ts'
 import { Member } from './member.ts'
 import { prefixesOf } from './replay.ts'
 import { type Excluded, nobody, onlyFor, Ring } from './ring.ts'
@@ -70,6 +72,8 @@ export class UpdateGroup {
   count = 0
   /** What the columns are about when members take several paths per prefix; undefined: nets. */
   readonly entries: Entries | undefined
+  /** Answers to single clients of a route server; undefined: members are no such clients, or get several paths anyway. */
+  readonly alternates: Alternates | undefined
   /** Nets below this have been looked at since the group was made; -1: all, and changes keep it so. */
   building = 0
   /** The default route's net, where members are sent one of ours whatever the table has; else -1. */
@@ -81,30 +85,30 @@ export class UpdateGroup {
   readonly #ring = new Ring()
   #attached = 0
   readonly #detached = new Set<Member>()
-  readonly #byHop = new Map<number, number[]>()
-  readonly #byAs = new Map<number, number[]>()
-  // keptFrom per set, valid for one composition of the group.
-  #version = 1
-  #keptSerial = new Int32Array(0)
-  #keptVersion = new Int32Array(0)
-  readonly #kept: (Excluded | undefined)[] = []
-  readonly #lists = new Map<string, Excluded>()
+  readonly #kept: Kept
   /** Entries that announce nothing any more since the flush began. */
   readonly #idle: number[] = []
 
   /** `mostPaths`: paths sent per prefix, with identifiers; 0: the best one, without. */
   constructor(exporter: Exporter, table: Outgoing, mostPaths: number) {
-    const { family, as4, maxMessageOctets, originateDefault } = exporter.terms
+    const { family, as4, maxMessageOctets, originateDefault, routeServerClient } = exporter.terms
     if (originateDefault) this.ownDefault = table.nets.add(new Prefix(new Ip(family, 0n), 0))
     this.exporter = exporter
     this.#table = table
+    this.#kept = new Kept(table.sets)
     this.#mostPaths = mostPaths
     this.entries = mostPaths > 0 ? new Entries() : undefined
+    this.alternates = routeServerClient && mostPaths === 0 ? new Alternates(table.sets) : undefined
     this.#encoder = new Encoder({ family, as4, maxMessageOctets, entries: this.entries })
   }
 
   get octets(): number {
     return this.outSet.byteLength + this.outSource.byteLength + this.#ring.octets + (this.entries?.octets ?? 0)
+  }
+
+  /** What is sent depends on paths other than the best one too. */
+  get readsAllPaths(): boolean {
+    return this.entries !== undefined || this.alternates !== undefined
   }
 
   /** The net of a route. */
@@ -119,12 +123,12 @@ export class UpdateGroup {
     const member = new Member(source, peer, hop)
     this.members.set(source, member)
     this.#detached.add(member)
-    this.#index(member)
+    this.#kept.add(member)
     if (from) this.#inherit(member, from.group, from.member)
     for (let route = 0; route < this.outSet.length; route++) {
       const sent = this.outSet[route]!
       if (sent === 0) continue
-      if (this.#keeps(member, sent - 1, this.outSource[route]!)) member.excluded++
+      if (this.#keeps(member, sent - 1, this.outSource[route]!)) this.#joinsWithout(member, route)
       else member.mark(route, false)
     }
     return member
@@ -139,13 +143,8 @@ export class UpdateGroup {
       this.#attached--
     }
     this.#detached.delete(member)
-    this.#version++
-    for (const map of [this.#byHop, this.#byAs])
-      for (const [key, list] of map) {
-        const rest = list.filter(other => other !== source)
-        if (rest.length === 0) map.delete(key)
-        else map.set(key, rest)
-      }
+    this.#kept.remove(source)
+    this.alternates?.forget(source)
     // Its bits may have been all that kept some nets.
     for (const route of this.#drain(member)) this.#released(route)
   }
@@ -170,10 +169,8 @@ export class UpdateGroup {
   /** Sends everything again (RFC 2918). A request while one runs starts nothing new for what is still to come. */
   resend(member: Member): void {
     this.#detach(member)
-    for (let route = 0; route < this.outSet.length; route++) {
-      const sent = this.outSet[route]!
-      if (sent !== 0 && !this.#keeps(member, sent - 1, this.outSource[route]!)) member.mark(route, true)
-    }
+    for (let route = 0; route < this.outSet.length; route++)
+      if (this.told(member, route) !== 0) member.mark(route, true)
   }
 
   /** Something of the group still needs the net. */
@@ -191,7 +188,9 @@ export class UpdateGroup {
   flush(list: Int32Array, count: number): void {
     this.#makeRoom()
     pending.clear()
+    this.#kept.trim()
     if (this.entries) for (let i = 0; i < count; i++) this.#changeSeveral(this.entries, list[i]!)
+    else if (this.alternates) for (let i = 0; i < count; i++) this.#changeServed(this.alternates, list[i]!)
     else for (let i = 0; i < count; i++) this.#change(list[i]!)
     if (this.#attached > 0) this.#encodePending()
     for (let i = 0; i < releasable.length; i++) this.#table.sets.release(releasable[i]!)
@@ -247,6 +246,106 @@ export class UpdateGroup {
     }
   }
 
+  /** For clients of a route server: the first path that their policy lets pass, and another one for who must not have it. */
+  #changeServed(alternates: Alternates, net: number): void {
+    const { nets, paths, sets } = this.#table
+    if (!nets.isLive(net)) return
+    if (net === this.ownDefault) {
+      ranked.length = 0
+      return this.#putServed(alternates, net, this.#defaultSet(), local)
+    }
+    this.#table.ranked(net, ranked)
+    for (let i = 0; i < ranked.length; i++) {
+      const source = paths.source[ranked[i]!]!
+      const answer = this.#answerFor(ranked[i]!, net)
+      if (answer < 0) continue
+      // Held meanwhile: looking for alternates must not free it.
+      sets.hold(answer)
+      this.#putServed(alternates, net, answer + 1, source)
+      return sets.release(answer)
+    }
+    this.#putServed(alternates, net, 0, 0)
+  }
+
+  /** As `put`. Members that must not have this route, or the one before, are looked at one by one. */
+  #putServed(alternates: Alternates, net: number, set: number, source: number): void {
+    const before = this.outSet[net]!
+    if (set === 0 && before === 0) return
+    const beforeSource = this.outSource[net]!
+    const keptBefore = before === 0 ? nobody : this.#kept.from(before - 1)
+    const kept = set === 0 ? nobody : this.#kept.from(set - 1)
+    const alone = new Map<number, number>()
+    for (const id of [
+      ...(before === 0 ? [] : [beforeSource]),
+      ...keptBefore,
+      ...(set === 0 ? [] : [source]),
+      ...kept,
+    ]) {
+      const member = this.members.get(id)
+      if (member) alone.set(id, this.told(member, net))
+    }
+    this.#count(before, beforeSource, keptBefore, set, source, kept)
+    if (set !== before) {
+      if (set !== 0) this.#table.sets.hold(set - 1)
+      if (before !== 0) releasable.push(before - 1)
+      for (const member of this.#detached) if (!alone.has(member.source)) member.mark(net, before !== 0)
+    }
+    this.outSet[net] = set
+    this.outSource[net] = source
+    for (const [id, toldBefore] of alone) {
+      const member = this.members.get(id)!
+      this.#setAlternate(alternates, member, net, set !== 0 && this.#keeps(member, set - 1, source))
+      const now = this.told(member, net)
+      if (now === toldBefore) continue
+      if (member.cursor) pending.only(net, id, now)
+      else member.mark(net, toldBefore !== 0)
+    }
+    if (this.#attached === 0 || set === before) return
+    const first = set === 0 ? 0 : this.#known(source)
+    const others = this.#kept.listed([...alone.keys()].filter(id => id !== first))
+    if (set === 0) pending.withdraw(net, first, others)
+    else pending.announce(net, set - 1, first, others)
+  }
+
+  /** `needed`: the member must not have the group's route. Reads `ranked`. */
+  #setAlternate(alternates: Alternates, member: Member, net: number, needed: boolean): void {
+    const set = needed ? this.#alternateFor(member, net) : 0
+    const before = alternates.of(member.source, net)
+    if (before === set) return
+    alternates.put(member.source, net, set)
+    if (before !== 0) releasable.push(before - 1)
+    member.excluded += (before !== 0 ? 1 : 0) - (set !== 0 ? 1 : 0)
+  }
+
+  /** The first of the `ranked` paths that the policy lets pass and this member may have: its set + 1, or 0. */
+  #alternateFor(member: Member, net: number): number {
+    const { paths, sets } = this.#table
+    for (let i = 0; i < ranked.length; i++) {
+      const source = paths.source[ranked[i]!]!
+      if (source === member.source) continue
+      const answer = this.#answerFor(ranked[i]!, net)
+      if (answer < 0) continue
+      if (!this.#kept.from(answer).includes(member.source)) return answer + 1
+      sets.settle(answer)
+    }
+    return 0
+  }
+
+  #answerFor(path: number, net: number): number {
+    const { nets, paths } = this.#table
+    return this.exporter.out(paths.used[path]!, this.#table.originOf(paths.source[path]!), nets, net)
+  }
+
+  /** A new member must not have a route that the group has: another one, or none. */
+  #joinsWithout(member: Member, net: number): void {
+    member.excluded++
+    if (!this.alternates) return
+    if (net === this.ownDefault) ranked.length = 0
+    else this.#table.ranked(net, ranked)
+    this.#setAlternate(this.alternates, member, net, true)
+    if (this.alternates.of(member.source, net) !== 0) member.mark(net, false)
+  }
+
   #entryFor(entries: Entries, net: number, source: number, received: number): number {
     const known = entries.find(net, source, received)
     if (known >= 0) return known
@@ -261,8 +360,8 @@ export class UpdateGroup {
     const before = this.outSet[net]!
     const beforeSource = this.outSource[net]!
     if (set === before && (set === 0 || source === beforeSource)) return
-    const keptBefore = before === 0 ? nobody : this.#keptFrom(before - 1)
-    const kept = set === 0 ? nobody : this.#keptFrom(set - 1)
+    const keptBefore = before === 0 ? nobody : this.#kept.from(before - 1)
+    const kept = set === 0 ? nobody : this.#kept.from(set - 1)
     this.#count(before, beforeSource, keptBefore, set, source, kept)
     if (set !== before) {
       // The old set is let go after encoding: what is kept from whom depends on it until then.
@@ -399,9 +498,8 @@ export class UpdateGroup {
       pending.clear()
       for (let i = 0; i < count; i++) {
         const net = gathered[i]!
-        const sent = net < this.outSet.length ? this.outSet[net]! : 0
-        if (sent !== 0 && !this.#keeps(member, sent - 1, this.outSource[net]!))
-          pending.announce(net, sent - 1, 0, nobody)
+        const sent = this.told(member, net)
+        if (sent !== 0) pending.announce(net, sent - 1, 0, nobody)
         else if (member.has(net)) pending.withdraw(net, 0, nobody)
       }
       // Counted first: making room may give `pending` another list.
@@ -470,65 +568,22 @@ export class UpdateGroup {
 
   // --------------------------------------------------------------------------------------------- who must not have it
 
+  /** What the member has been told of the route, or will be: set + 1, or 0. */
+  told(member: Member, route: number): number {
+    const sent = route < this.outSet.length ? this.outSet[route]! : 0
+    if (sent === 0 || !this.#keeps(member, sent - 1, this.outSource[route]!)) return sent
+    return this.alternates ? this.alternates.of(member.source, route) : 0
+  }
+
   /** Why the member does not get a route that the group may have, in words; undefined: it does. */
   whyKept(member: Member, set: number, source: number): string | undefined {
     if (source === member.source) return 'it came from there'
-    if (!this.#keptFrom(set).includes(member.source)) return undefined
+    if (!this.#kept.from(set).includes(member.source)) return undefined
     return this.#table.sets.hop[set] === member.hop ? 'it is the next hop itself' : 'its AS is in the path'
   }
 
   #keeps(member: Member, set: number, source: number): boolean {
-    return source === member.source || this.#keptFrom(set).includes(member.source)
-  }
-
-  /** Members that must not have routes with this set, whoever their source is. */
-  #keptFrom(set: number): Excluded {
-    const { sets } = this.#table
-    if (this.#keptSerial[set] === sets.serial[set] && this.#keptVersion[set] === this.#version) return this.#kept[set]!
-    if (set >= this.#keptSerial.length) {
-      const capacity = Math.max(64, sets.high, this.#keptSerial.length * 2)
-      this.#keptSerial = grown(this.#keptSerial, capacity)
-      this.#keptVersion = grown(this.#keptVersion, capacity)
-    }
-    this.#keptSerial[set] = sets.serial[set]!
-    this.#keptVersion[set] = this.#version
-    return (this.#kept[set] = this.#findKept(set))
-  }
-
-  #findKept(set: number): Excluded {
-    const { sets } = this.#table
-    let found: number[] | undefined
-    const byHop = sets.hop[set]! < 0 ? undefined : this.#byHop.get(sets.hop[set]!)
-    if (byHop) found = [...byHop]
-    if (this.#byAs.size > 0) {
-      const bytes = sets.bytesOf(set)
-      const at = findAttribute(bytes, sets.startOf(set), sets.startOf(set) + sets.length[set]!, code.asPath)
-      const end = at < 0 ? 0 : valueAt(bytes, at) + valueLength(bytes, at)
-      for (let part = at < 0 ? 0 : valueAt(bytes, at); part < end; ) {
-        const next = part + 2 + bytes[part + 1]! * 4
-        for (let p = part + 2; p < next; p += 4) {
-          const members = this.#byAs.get(asPath.u32(bytes, p))
-          if (members) (found ??= []).push(...members)
-        }
-        part = next
-      }
-    }
-    if (!found) return nobody
-    // Equal lists are one list, so that messages for the same members can be told by comparing references.
-    const list = [...new Set(found)].sort((a, b) => a - b)
-    const key = list.join()
-    const known = this.#lists.get(key)
-    if (known) return known
-    this.#lists.set(key, list)
-    return list
-  }
-
-  #index(member: Member): void {
-    this.#version++
-    this.#lists.clear()
-    add(this.#byHop, member.hop, member.source)
-    const { kind, remoteAs, localAs, senderSideLoop = true } = member.peer
-    if (kind === 'ebgp' && remoteAs !== localAs && senderSideLoop) add(this.#byAs, remoteAs, member.source)
+    return source === member.source || this.#kept.from(set).includes(member.source)
   }
 
   #inherit(member: Member, group: UpdateGroup, before: Member): void {
@@ -536,10 +591,7 @@ export class UpdateGroup {
     // All nets, not only those that the old group has looked at: it may be as new as this one.
     const high = group.entries?.high ?? this.#table.nets.high
     for (let route = 0; route < high; route++) {
-      const sent = group.outSet[route] ?? 0
-      const has = before.isTodo(route)
-        ? before.has(route)
-        : sent !== 0 && !group.#keeps(before, sent - 1, group.outSource[route]!)
+      const has = before.isTodo(route) ? before.has(route) : group.told(before, route) !== 0
       if (has) member.mark(group.entries ? this.#adopted(group.entries, route) : route, true)
     }
     // What was encoded for it alone is on its way; the rest of the old group is undone by the bits.
@@ -578,12 +630,6 @@ export class UpdateGroup {
     this.outSet = grown(this.outSet, capacity)
     this.outSource = grown(this.outSource, capacity)
   }
-}
-
-function add(map: Map<number, number[]>, key: number, value: number): void {
-  const list = map.get(key)
-  if (list) list.push(value)
-  else map.set(key, [value])
 }
 
 // ----------------------------------------------------------------------------------------------------------- scratch

@@ -40,6 +40,8 @@ export class Edit {
   otc: number = keep
   /** Take out what does not leave an AS. */
   external = false
+  /** But leave extended communities that stay inside one: a route server stands in none (RFC 7947 §2.2.4). */
+  allCommunities = false
   /** Take out our own mark of origination. */
   untag = false
 
@@ -50,7 +52,7 @@ export class Edit {
     if (this.prepend.length > 0) this.prepend.length = 0
     if (this.communities.length > 0) this.communities.length = 0
     if (this.largeCommunities.length > 0) this.largeCommunities.length = 0
-    this.external = this.untag = this.publicOnly = false
+    this.external = this.untag = this.publicOnly = this.allCommunities = false
     this.replacedAs = 0
     this.otc = keep
   }
@@ -165,7 +167,9 @@ function putChanged(edit: Edit, bytes: Uint8Array, at: number, value: number, ne
       asPath.putU32(out, to, edit.cluster)
       return copy(bytes, value, next, to + 4)
     case code.extendedCommunities:
-      return edit.external ? putTransitive(bytes, at, value, next, to) : copy(bytes, at, next, to)
+      return edit.external && !edit.allCommunities
+        ? putTransitive(bytes, at, value, next, to)
+        : copy(bytes, at, next, to)
     case code.largeCommunities:
       if (edit.largeCommunities.length === 0) return copy(bytes, at, next, to)
       return putLarge(edit, bytes, value, next, partial, to)

@@ -276,6 +276,7 @@ export class Rib implements RibPort {
       overriddenAs: peer.asOverride ? peer.remoteAs : 0,
       removePrivateAs: peer.removePrivateAs ?? false,
       role: peer.role,
+      routeServerClient: peer.kind === 'ebgp' && (peer.routeServerClient ?? false),
       originateDefault: peer.originateDefault ?? false,
       as4: peer.as4,
       maxMessageOctets: peer.maxMessageOctets,
@@ -636,7 +637,8 @@ function contextOf(peer: RibPeer): UpdateContext {
     extendedNextHop: peer.extendedNextHop,
     ipv4: peer.families.includes(4),
     ipv6: peer.families.includes(6),
-    firstAs: ebgp && (peer.enforceFirstAs ?? true) ? peer.remoteAs : 0,
+    // A route server is in no path (RFC 7947 §2.2.2).
+    firstAs: ebgp && (peer.enforceFirstAs ?? peer.role !== 'rs-client') ? peer.remoteAs : 0,
     maxHops,
     addPath4: peer.addPathIn.includes(4),
     addPath6: peer.addPathIn.includes(6),

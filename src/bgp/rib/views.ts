@@ -111,8 +111,8 @@ export function* advertisedTo(
   const { group, member } = place
   const { nets } = rib.tables[family]
   for (let route = 0; route < group.outSet.length; route++) {
-    const sent = group.outSet[route]!
-    if (sent === 0 || group.whyKept(member, sent - 1, group.outSource[route]!) !== undefined) continue
+    const sent = group.told(member, route)
+    if (sent === 0) continue
     const pathId = group.entries?.id[route]
     yield {
       prefix: nets.prefixOf(group.netOf(route)),
@@ -242,6 +242,8 @@ function viewAdvertisement(table: FamilyTable, state: PeerState, net: number, be
   if (best < 0) return no('there is no route')
   const several = group.entries && viewSeveral(table, place, net)
   if (several) return { peer, advertised: true, ...several }
+  const told = group.alternates ? group.told(member, net) : 0
+  if (told !== 0) return { peer, advertised: true, attributes: viewAttributes(table.sets, told - 1) }
   const source = table.paths.source[best]!
   if (source === local || source !== state.source) {
     const set = group.exporter.compute(table.paths.used[best]!, table.originOf(source), table.nets, net)

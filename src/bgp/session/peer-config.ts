@@ -87,7 +87,7 @@ export function ribPeer(slot: number, config: PeerConfig, own: SpeakerConfig, se
 /** What only matters between ASes. */
 function externalKnobs(config: PeerConfig, session: Session): Partial<RibPeer> {
   if (session.kind !== 'ebgp') return {}
-  const { enforceFirstAs, localAsMode, asOverride, removePrivateAs, role } = config
+  const { enforceFirstAs, localAsMode, asOverride, removePrivateAs, role, routeServerClient } = config
   return {
     ...(enforceFirstAs !== undefined && { enforceFirstAs }),
     ...(localAsMode && { localAsMode }),
@@ -95,6 +95,7 @@ function externalKnobs(config: PeerConfig, session: Session): Partial<RibPeer> {
     ...(asOverride && { asOverride, senderSideLoop: false }),
     ...(removePrivateAs && { removePrivateAs }),
     ...(role && { role }),
+    ...(routeServerClient && { routeServerClient }),
   }
 }
 

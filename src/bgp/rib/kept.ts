@@ -1,0 +1,109 @@
+/**
+ * Which members of a group must not have routes with an attribute set, whoever their source is?
+ *
+ * The one that is the next hop itself (RFC 4271 §5.1.3), and those whose AS is in the path already: they would refuse it
+ * (§9.1.2). Found once per set and composition of the group. Equal lists are one list, so that messages for the same
+ * members can be told by comparing references.
+ */
+
+import * as asPath from '../wire/as-path.ts'
+import { findAttribute, valueAt, valueLength } from '../wire/attribute-writer.ts'
+import { code } from '../wire/attributes.ts'
+import type { AttributeSets } from './attribute-sets.ts'
+import { grown } from './columns.ts'
+import type { Member } from './member.ts'
+import { type Excluded, nobody } from './ring.ts'
+
+/** Lists that are known by reference; beyond them equal ones are packed apart for a while. */
+const mostLists = 4096
+
+export class Kept {
+  readonly #sets: AttributeSets
+  readonly #byHop = new Map<number, number[]>()
+  readonly #byAs = new Map<number, number[]>()
+  // Answers per set, valid for one composition of the group.
+  #version = 1
+  #serial = new Int32Array(0)
+  #answerVersion = new Int32Array(0)
+  readonly #answer: (Excluded | undefined)[] = []
+  readonly #lists = new Map<string, Excluded>()
+
+  constructor(sets: AttributeSets) {
+    this.#sets = sets
+  }
+
+  add(member: Member): void {
+    this.#version++
+    this.#lists.clear()
+    append(this.#byHop, member.hop, member.source)
+    const { kind, remoteAs, localAs, senderSideLoop = true } = member.peer
+    if (kind === 'ebgp' && remoteAs !== localAs && senderSideLoop) append(this.#byAs, remoteAs, member.source)
+  }
+
+  remove(source: number): void {
+    this.#version++
+    for (const map of [this.#byHop, this.#byAs])
+      for (const [key, list] of map) {
+        const rest = list.filter(other => other !== source)
+        if (rest.length === 0) map.delete(key)
+        else map.set(key, rest)
+      }
+  }
+
+  /** Members that must not have routes with this set. */
+  from(set: number): Excluded {
+    const sets = this.#sets
+    if (this.#serial[set] === sets.serial[set] && this.#answerVersion[set] === this.#version) return this.#answer[set]!
+    if (set >= this.#serial.length) {
+      const capacity = Math.max(64, sets.high, this.#serial.length * 2)
+      this.#serial = grown(this.#serial, capacity)
+      this.#answerVersion = grown(this.#answerVersion, capacity)
+    }
+    this.#serial[set] = sets.serial[set]!
+    this.#answerVersion[set] = this.#version
+    return (this.#answer[set] = this.#find(set))
+  }
+
+  /** The one list of these members; `members` is sorted. */
+  listed(members: number[]): Excluded {
+    if (members.length === 0) return nobody
+    const list = members.sort((a, b) => a - b)
+    const key = list.join()
+    const known = this.#lists.get(key)
+    if (known) return known
+    this.#lists.set(key, list)
+    return list
+  }
+
+  /** Between two flushes: forgets lists when there are many. */
+  trim(): void {
+    if (this.#lists.size > mostLists) this.#lists.clear()
+  }
+
+  #find(set: number): Excluded {
+    const sets = this.#sets
+    let found: number[] | undefined
+    const byHop = sets.hop[set]! < 0 ? undefined : this.#byHop.get(sets.hop[set]!)
+    if (byHop) found = [...byHop]
+    if (this.#byAs.size > 0) {
+      const bytes = sets.bytesOf(set)
+      const at = findAttribute(bytes, sets.startOf(set), sets.startOf(set) + sets.length[set]!, code.asPath)
+      const end = at < 0 ? 0 : valueAt(bytes, at) + valueLength(bytes, at)
+      for (let part = at < 0 ? 0 : valueAt(bytes, at); part < end; ) {
+        const next = part + 2 + bytes[part + 1]! * 4
+        for (let p = part + 2; p < next; p += 4) {
+          const members = this.#byAs.get(asPath.u32(bytes, p))
+          if (members) (found ??= []).push(...members)
+        }
+        part = next
+      }
+    }
+    return found ? this.listed([...new Set(found)]) : nobody
+  }
+}
+
+function append(map: Map<number, number[]>, key: number, value: number): void {
+  const list = map.get(key)
+  if (list) list.push(value)
+  else map.set(key, [value])
+}
