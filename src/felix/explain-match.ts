@@ -143,6 +143,9 @@ function whyNotSide(
       return `${side} wants ${wantedText(written, definitions.get(set))}, ${labelsText(end, definitions.get(set))}`
   for (const set of match.notSets)
     if (isIn(set)) return `${side} excludes ${written?.notSelector}, ${labelsText(end, definitions.get(set))}`
+  for (const set of match.endpointSets)
+    if (!isNamed(set))
+      return `${side} wants ${wantedText(written, definitions.get(set))}, ${end.name} at ${flow.protocol} ${port} is none of its endpoints`
   const inRange = ({ min, max }: PortRange): boolean => port >= min && port <= max
   if (match.ports.length + match.portSets.length > 0 && !match.ports.some(inRange) && !match.portSets.some(isNamed))
     return `${side === 'source' ? 'source ' : ''}port ${portsText(written?.ports)} only`
@@ -160,16 +163,19 @@ export function holds(members: Iterable<string>, ip: Ip): boolean {
 
 /** What its author wrote, and what was added where that alone does not say it. */
 function wantedText(written: EntityRule | undefined, definition: SetDefinition | undefined): string {
-  const { selector, namespaceSelector, serviceAccounts } = written ?? {}
+  const { selector, namespaceSelector, serviceAccounts, services } = written ?? {}
   const parts = [
     ...(selector ? [selector.trim()] : []),
     ...(namespaceSelector ? [`namespace ${namespaceSelector.trim()}`] : []),
     ...(serviceAccounts ? [`service account ${serviceAccounts.names?.join(', ') ?? serviceAccounts.selector}`] : []),
   ]
-  return parts.length > 0 ? parts.join(' and ') : (definition?.selector.text ?? 'nobody')
+  if (services) parts.push(`service ${services.namespace ? `${services.namespace}/` : ''}${services.name}`)
+  if (parts.length > 0) return parts.join(' and ')
+  return definition && 'selector' in definition ? definition.selector.text : 'nobody'
 }
 
 function labelsText({ name, labels }: EndFacts, definition: SetDefinition | undefined): string {
+  if (definition && 'service' in definition) return `${name} is none of its endpoints`
   if (!labels) return `${name} is no endpoint or network set`
   // What it has as asked (mostly its namespace) is not why.
   const asked = [...(definition?.selector.restrictions ?? [])].filter(

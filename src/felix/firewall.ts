@@ -18,6 +18,7 @@ import { invariant } from '../lib/errors.ts'
 import type { Family } from '../lib/ip.ts'
 import type { Link } from '../lib/ports.ts'
 import type { Changes, LocalEndpoint, LocalHost, NatAddresses } from './calc/graph.ts'
+import { holdsPorts } from './calc/members.ts'
 import type { PolicingChanges } from './calc/policing.ts'
 import type { ActivePolicy, ActiveProfile, EndpointPolicy } from './calc/policy.ts'
 import type { Settings } from './calc/settings.ts'
@@ -147,7 +148,7 @@ export class Firewall {
       for (const [id, definition] of sets) {
         const name = setName(family, id)
         if (!definition) this.#sets[family].unwant(name)
-        else this.#sets[family].want({ name, type: definition.port ? 'hash:ip,port' : 'hash:net', members: [] })
+        else this.#sets[family].want({ name, type: holdsPorts(definition) ? 'hash:ip,port' : 'hash:net', members: [] })
       }
     for (const { set, family, added, removed } of members) {
       const name = setName(family, set)

@@ -149,10 +149,11 @@ export function decodeResource(ref: ResourceRef, text: string, revision: Revisio
     need(value['kind'] === undefined || value['kind'] === ref.kind, `kind is \`${String(value['kind'])}\``)
     const { selfLink: _, ...kept } = metadata
     const read: ObjectMeta = { ...kept, name: ref.name, resourceVersion: String(revision) }
+    const { apiVersion: usual = apiVersion } = kindRow(ref.kind)
     const resource: Resource = {
       ...value,
       kind: ref.kind,
-      apiVersion: typeof value['apiVersion'] === 'string' ? value['apiVersion'] : apiVersion,
+      apiVersion: typeof value['apiVersion'] === 'string' ? value['apiVersion'] : usual,
       metadata: ref.namespace === undefined ? read : { ...read, namespace: ref.namespace },
       spec,
     }

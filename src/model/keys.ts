@@ -7,6 +7,7 @@
  *   /calico/ipam/v2/handle/<id>   /calico/ipam/v2/config                     handles, settings
  *   /calico/felix/...                                                        status, leased
  *   /manx/v1/status/<node>   /manx/v1/identity/<node>                        ours: outside Calico's tree, never inside
+ *   /manx/v1/resources/<plural>/<namespace>/<name>                           kinds of ours, as resources
  *   /manx/v1/duty/ipam-audit                                                 ours: the node that audits for all, leased
  *
  * `parseKey` is the inverse of the builders for every key that is written in canonical form; any other key is
@@ -15,6 +16,8 @@
  */
 
 import { type Family, Prefix } from '../lib/ip.ts'
+import { ownApiVersion } from './kinds/resource.ts'
+import type { KindRow } from './kinds/row.ts'
 import { kindByPlural, kindRow } from './kinds/table.ts'
 
 export const resourcesPrefix = '/calico/resources/v3/projectcalico.org/'
@@ -24,6 +27,7 @@ export const manxPrefix = '/manx/v1/'
 
 export const blocksPrefix = `${ipamPrefix}assignment/`
 export const handlesPrefix = `${ipamPrefix}handle/`
+export const ownResourcesPrefix = `${manxPrefix}resources/`
 export const statusPrefix = `${manxPrefix}status/`
 export const identityPrefix = `${manxPrefix}identity/`
 export const auditDutyKey = `${manxPrefix}duty/ipam-audit`
@@ -64,14 +68,18 @@ export function resourceKey(kind: string, name: string, namespace?: string): str
   const row = kindRow(kind)
   if (row.namespaced !== (namespace !== undefined && namespace !== ''))
     throw new RangeError(row.namespaced ? `${kind} needs a namespace` : `${kind} is not namespaced`)
-  return `${resourcesPrefix}${row.plural}/${namespace ? `${namespace}/` : ''}${name}`
+  return `${treeOf(row)}${row.plural}/${namespace ? `${namespace}/` : ''}${name}`
 }
 
 /** Prefix of all resources of a kind, or of those in one namespace. Ends in `/`. */
 export function resourcePrefix(kind: string, namespace?: string): string {
   const row = kindRow(kind)
   if (namespace && !row.namespaced) throw new RangeError(`${kind} is not namespaced`)
-  return `${resourcesPrefix}${row.plural}/${namespace ? `${namespace}/` : ''}`
+  return `${treeOf(row)}${row.plural}/${namespace ? `${namespace}/` : ''}`
+}
+
+function treeOf(row: KindRow): string {
+  return row.apiVersion === ownApiVersion ? ownResourcesPrefix : resourcesPrefix
 }
 
 export function blockKey(cidr: Prefix): string {
@@ -162,7 +170,8 @@ export function keyOf(ref: ObjectRef): string {
 
 /** Which object a key holds; undefined for a key that is none of ours or not in its canonical spelling. */
 export function parseKey(key: string): ObjectRef | undefined {
-  if (key.startsWith(resourcesPrefix)) return parseResourceKey(key.slice(resourcesPrefix.length).split('/'))
+  for (const tree of [resourcesPrefix, ownResourcesPrefix])
+    if (key.startsWith(tree)) return parseResourceKey(tree, key.slice(tree.length).split('/'))
   const ref = key.startsWith(ipamPrefix)
     ? parseIpamKey(key.slice(ipamPrefix.length))
     : key.startsWith(felixPrefix)
@@ -173,9 +182,10 @@ export function parseKey(key: string): ObjectRef | undefined {
   return ref && keyOf(ref) === key ? ref : undefined
 }
 
-function parseResourceKey(segments: readonly string[]): ObjectRef | undefined {
+function parseResourceKey(tree: string, segments: readonly string[]): ObjectRef | undefined {
   const row = kindByPlural(segments[0]!)
-  if (!row || segments.length !== (row.namespaced ? 3 : 2) || segments.includes('')) return undefined
+  if (!row || treeOf(row) !== tree || segments.length !== (row.namespaced ? 3 : 2) || segments.includes(''))
+    return undefined
   const name = unescapeSegment(segments.at(-1)!)
   return row.namespaced
     ? { type: 'resource', kind: row.kind, name, namespace: segments[1]! }

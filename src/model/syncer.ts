@@ -27,7 +27,15 @@ import {
   storedNames,
   type Decoded,
 } from './codec.ts'
-import { ipamPrefix, parseKey, resourceKey, resourcePrefix, resourcesPrefix, type ObjectRef } from './keys.ts'
+import {
+  ipamPrefix,
+  ownResourcesPrefix,
+  parseKey,
+  resourceKey,
+  resourcePrefix,
+  resourcesPrefix,
+  type ObjectRef,
+} from './keys.ts'
 import { defaultAllowProfile } from './kinds/policy.ts'
 import { kindRow } from './kinds/table.ts'
 import type { KindName, Kinds, ResourceUpdate, Update } from './update.ts'
@@ -45,7 +53,7 @@ export interface SyncerEvents {
 }
 
 export interface SyncerOptions {
-  /** None may begin another. Default: all resources and all IPAM records. */
+  /** None may begin another. Default: all resources, ours too, and all IPAM records. */
   readonly prefixes?: readonly string[]
 }
 
@@ -85,7 +93,7 @@ export class Syncer {
   #connected: boolean | undefined
 
   constructor(options: SyncerOptions, deps: SyncerDeps) {
-    const prefixes = options.prefixes ?? [resourcesPrefix, ipamPrefix]
+    const prefixes = options.prefixes ?? [resourcesPrefix, ipamPrefix, ownResourcesPrefix]
     invariant(
       prefixes.every((a, i) => prefixes.every((b, j) => i === j || !b.startsWith(a))),
       `overlapping prefixes ${prefixes.join(' ')}`,

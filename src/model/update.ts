@@ -22,6 +22,7 @@ import type {
   StagedNetworkPolicy,
   Tier,
 } from './kinds/policy.ts'
+import type { ServiceEndpoints } from './kinds/service-endpoints.ts'
 import type {
   CalicoNodeStatus,
   ClusterInformation,
@@ -57,6 +58,7 @@ export interface Kinds {
   NetworkSet: NetworkSet
   GlobalNetworkSet: GlobalNetworkSet
   LiveMigration: LiveMigration
+  ServiceEndpoints: ServiceEndpoints
 }
 
 export type KindName = keyof Kinds

@@ -27,7 +27,7 @@ import {
   type ScalarForm,
   type ScalarName,
 } from './kinds/schema.ts'
-import { kindByName, kindRow, kindRows } from './kinds/table.ts'
+import { checkedKind, kindRow, kindRows } from './kinds/table.ts'
 import { nearest } from './nearest.ts'
 import { parseSelector } from './selector.ts'
 
@@ -36,9 +36,9 @@ const maxAnnotationBytes = 256 * 1024
 /** Everything wrong with a document that wants to be stored; empty: it may be. */
 export function validate(document: unknown): Finding[] {
   if (!isObject(document)) return [bad([], `the document is ${describe(document)}, not a resource`)]
-  const row = typeof document['kind'] === 'string' ? kindByName(document['kind']) : undefined
+  const row = typeof document['kind'] === 'string' ? checkedKind(document['kind']) : undefined
   if (!row) return [unknownKind(document['kind'])]
-  const version = checkApiVersion(document['apiVersion'])
+  const version = checkApiVersion(document['apiVersion'], row.apiVersion ?? apiVersion)
   if (version) return [version]
 
   const clean = withoutNulls(document)
@@ -114,8 +114,8 @@ function unknownKind(kind: unknown): Finding {
   }
 }
 
-function checkApiVersion(version: unknown): Finding | undefined {
-  if (version === apiVersion) return undefined
+function checkApiVersion(version: unknown, wanted: string): Finding | undefined {
+  if (version === wanted) return undefined
   const storage = typeof version === 'string' && version.startsWith('crd.projectcalico.org/')
   return {
     path: version === undefined ? [] : ['apiVersion'],
@@ -125,8 +125,8 @@ function checkApiVersion(version: unknown): Finding | undefined {
       ? `apiVersion \`${version}\` is Calico's storage form`
       : version === undefined
         ? 'the document has no `apiVersion`'
-        : `apiVersion \`${describe(version)}\` is not \`${apiVersion}\``,
-    suggestion: apiVersion,
+        : `apiVersion \`${describe(version)}\` is not \`${wanted}\``,
+    suggestion: wanted,
   }
 }
 
@@ -198,12 +198,12 @@ function validatorOf(row: KindRow): ValidateFunction {
   let check = compiled.get(row.kind)
   if (!check) {
     ajv ??= makeAjv()
-    const needsSpec = Array.isArray(row.spec['required']) && row.spec['required'].length > 0
+    const needsSpec = !row.isFlat && Array.isArray(row.spec['required']) && row.spec['required'].length > 0
     const properties = {
       kind: text,
       apiVersion: text,
       metadata: metadataSchema,
-      spec: row.spec,
+      ...(row.isFlat ? (row.spec['properties'] as object) : { spec: row.spec }),
       status: row.status ?? { type: 'object' },
     }
     check = ajv.compile(object(properties, needsSpec ? ['metadata', 'spec'] : ['metadata']))

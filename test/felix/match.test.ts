@@ -2,9 +2,16 @@
 
 import { deepEqual, equal, ok } from 'node:assert/strict'
 import { describe, test } from 'vitest'
-import { Prefix } from '../../src/lib/ip.ts'
+import { Ip, Prefix } from '../../src/lib/ip.ts'
 import { SelectorIndex } from '../../src/felix/calc/match.ts'
-import { Members, setId, type MemberItem, type SetDefinition } from '../../src/felix/calc/members.ts'
+import {
+  Members,
+  setId,
+  type MemberItem,
+  type SelectorSet,
+  type ServiceMembers,
+  type SetDefinition,
+} from '../../src/felix/calc/members.ts'
 import { Selector } from '../../src/model/index.ts'
 import { SimRandom } from '../sim/clock.ts'
 
@@ -157,7 +164,7 @@ describe('members', () => {
   })
 
   test('ids: of the selector as it means, and of the port', () => {
-    const of = (text: string, port?: SetDefinition['port']) =>
+    const of = (text: string, port?: SelectorSet['port']) =>
       setId({ selector: Selector.of(text), ...(port ? { port } : {}) })
     equal(of("a=='b'"), of('a == "b"'))
     equal(
@@ -188,6 +195,7 @@ function history(seed: number, steps: number): void {
   const members = new Members()
   const items = new Map<string, MemberItem>()
   const parents = new Map<string, Record<string, string>>()
+  const services = new Map<string, { service: string; members: ServiceMembers }>()
   const wanted = new Map<string, SetDefinition>()
   const believed = new Map<string, Set<string>>()
   const labels = () =>
@@ -200,7 +208,7 @@ function history(seed: number, steps: number): void {
     const parent = `p${random.below(3)}`
     const selector = Selector.of(random.pick(texts))
     const port = random.chance(0.3) ? { port: { name: 'http', protocol: 'tcp' as const } } : {}
-    switch (random.below(5)) {
+    switch (random.below(7)) {
       case 0:
         items.delete(id)
         members.item(id, undefined)
@@ -212,6 +220,30 @@ function history(seed: number, steps: number): void {
       case 2: {
         const definition = { selector, ...port }
         wanted.set(members.want(definition), definition)
+        break
+      }
+      case 5: {
+        const definition = { service: random.pick(['ns/x', 'ns/y']), withPorts: random.chance(0.5) }
+        wanted.set(members.want(definition), definition)
+        break
+      }
+      case 6: {
+        const record = `ns/r${random.below(4)}`
+        const service = random.pick(['ns/x', 'ns/y'])
+        if (random.chance(0.2)) {
+          services.delete(record)
+          members.service(record, service, undefined)
+          break
+        }
+        const says: ServiceMembers = {
+          addresses: pool.filter(net => net.isHost() && random.chance(0.4)).map(({ ip }) => ip),
+          ports: ['http', 80, 81]
+            .filter(() => random.chance(0.5))
+            .map(one => ({ protocol: 'tcp' as const, port: one })),
+          ...(random.chance(0.5) ? { selector } : {}),
+        }
+        services.set(record, { service, members: says })
+        members.service(record, service, says)
         break
       }
       case 3: {
@@ -241,26 +273,53 @@ function history(seed: number, steps: number): void {
       believed.set(set, now)
     }
     for (const [set, definition] of wanted) {
-      const expected = plainly(definition, items, parents)
-      deepEqual(
-        [...(believed.get(set) ?? [])].sort(),
-        expected,
-        `seed ${seed}, step ${step}: ${definition.selector.text}`,
-      )
-      deepEqual(members.members(set), expected)
+      const expected =
+        'service' in definition
+          ? [...services.values()]
+              .filter(({ service }) => service === definition.service)
+              .flatMap(({ members: says }) => servedPlainly(says, definition.withPorts, items, parents))
+          : plainly(definition, items, parents)
+      const once = [...new Set(expected)].sort()
+      deepEqual([...(believed.get(set) ?? [])].sort(), once, `seed ${seed}, step ${step}: ${set}`)
+      deepEqual(members.members(set), once)
     }
   }
 }
 
-function plainly(
-  { selector, port }: SetDefinition,
-  items: ReadonlyMap<string, MemberItem>,
-  parents: ReadonlyMap<string, Record<string, string>>,
-): string[] {
-  const found = new Set<string>()
-  for (const one of items.values()) {
+type Items = ReadonlyMap<string, MemberItem>
+type Parents = ReadonlyMap<string, Record<string, string>>
+
+function namedBy(selector: Selector, items: Items, parents: Parents): MemberItem[] {
+  return [...items.values()].filter(one => {
     const inherited = [...one.parents].reverse().map(parent => parents.get(parent) ?? {})
-    if (!selector.matches(Object.assign({}, ...inherited, one.labels) as Record<string, string>)) continue
+    return selector.matches(Object.assign({}, ...inherited, one.labels) as Record<string, string>)
+  })
+}
+
+/** What one record of a service gives. */
+function servedPlainly(
+  { addresses, selector, ports }: ServiceMembers,
+  withPorts: boolean,
+  items: Items,
+  parents: Parents,
+): string[] {
+  const pods = selector ? namedBy(selector, items, parents) : []
+  const ends = [
+    ...addresses.map(ip => ({ ip, own: [] as MemberItem['ports'] })),
+    ...pods.flatMap(({ nets: has, ports: own }) => has.filter(net => net.isHost()).map(({ ip }) => ({ ip, own }))),
+  ]
+  return ends.flatMap(({ ip, own }: { ip: Ip; own: MemberItem['ports'] }) =>
+    withPorts
+      ? ports.flatMap(({ port }) =>
+          (typeof port === 'number' ? [port] : own.map(one => one.port)).map(number => `${ip.key},tcp:${number}`),
+        )
+      : [ip.key],
+  )
+}
+
+function plainly({ selector, port }: SelectorSet, items: Items, parents: Parents): string[] {
+  const found = new Set<string>()
+  for (const one of namedBy(selector, items, parents)) {
     for (const net of one.nets) {
       if (port) {
         if (net.isHost()) for (const { port: number } of one.ports) found.add(`${net.ip.key},tcp:${number}`)

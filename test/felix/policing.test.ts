@@ -57,6 +57,13 @@ const client = labelled('client', { app: 'client' }, ['10.48.9.1', 'fd48::91'], 
   node: 'node-b',
   profiles: ['kns.default'],
 })
+const isPod = { 'projectcalico.org/orchestrator': 'k8s' }
+const dnsPorts = [
+  { name: 'dns', protocol: 'UDP', port: 53 },
+  { name: 'dns-tcp', port: 53 },
+]
+const slice = (name: string, service: string, addresses: string[], namespace = 'default'): Update =>
+  resource('ServiceEndpoints', name, { service, addresses, ports: dnsPorts }, { namespace })
 const inDefault = 'projectcalico.org/namespace == "default"'
 
 const states: readonly State[] = [
@@ -167,11 +174,113 @@ const states: readonly State[] = [
     objects: [
       web,
       policy('bad', { selector: 'a ==' }),
-      policy('svc', { types: ['Egress'], egress: [{ action: 'Allow', destination: { services: { name: 'dns' } } }] }),
+      policy('http', from({}, { protocol: 'TCP', http: { methods: ['GET'] } })),
+      resource('ServiceEndpoints', 'kes.x', { service: 'x', selector: 'a ==' }, { namespace: 'default' }),
+    ],
+    bound: { 'default/web': 'default: np/default/http; kns.default' },
+    active: ['np/default/http'],
+    problems: ['policy np/default/bad', 'policy np/default/http', 'service endpoints default/kes.x'],
+  },
+  {
+    name: 'a service nobody has heard of: a set without members',
+    objects: [
+      web,
+      policy('svc', {
+        types: ['Egress', 'Ingress'],
+        egress: [{ action: 'Allow', destination: { services: { name: 'dns' } } }],
+        ingress: [{ action: 'Allow', source: { services: { name: 'dns', namespace: 'kube-system' } } }],
+      }),
+      slice('kes.other', 'other', ['10.48.9.9']),
+      slice('kes.dns', 'dns', ['10.48.9.9'], 'elsewhere'),
     ],
     bound: { 'default/web': 'default: np/default/svc; kns.default' },
     active: ['np/default/svc'],
-    problems: ['policy np/default/bad', 'policy np/default/svc'],
+    sets: { 'service default/dns with ports': [], 'service kube-system/dns': [] },
+  },
+  {
+    name: 'a service of two slices that share an address, both families: with ports as a destination, without as a source',
+    objects: [
+      web,
+      global('svc', {
+        types: ['Egress', 'Ingress'],
+        egress: [{ action: 'Allow', destination: { services: { name: 'dns', namespace: 'default' } } }],
+        ingress: [{ action: 'Allow', source: { services: { name: 'dns', namespace: 'default' } } }],
+      }),
+      slice('kes.dns-1', 'dns', ['10.48.9.2', '10.48.9.1', 'nobody']),
+      slice('kes.dns-2', 'dns', ['10.48.9.1', 'fd48::91']),
+    ],
+    bound: { 'default/web': 'default: gnp//svc; kns.default' },
+    active: ['gnp//svc'],
+    sets: {
+      'service default/dns with ports': [
+        '10.48.9.1,tcp:53',
+        '10.48.9.1,udp:53',
+        '10.48.9.2,tcp:53',
+        '10.48.9.2,udp:53',
+        'fd48::91,tcp:53',
+        'fd48::91,udp:53',
+      ],
+      'service default/dns': ['10.48.9.1', '10.48.9.2', 'fd48::91'],
+    },
+  },
+  {
+    name: 'a service with a selector: pods of its namespace, their ports by name, and what a slice adds',
+    objects: [
+      web,
+      policy('svc', {
+        types: ['Egress'],
+        egress: [{ action: 'Allow', destination: { services: { name: 'dns' } } }],
+      }),
+      resource(
+        'ServiceEndpoints',
+        'ksvc.dns',
+        {
+          service: 'dns',
+          selector: 'app == "client"',
+          ports: [{ protocol: 'TCP', port: 'metrics' }, { protocol: 'UDP', port: 'metrics' }, { port: 8053 }],
+        },
+        { namespace: 'default' },
+      ),
+      slice('kes.dns', 'dns', ['10.48.9.1']),
+      labelled('client', { app: 'client', ...isPod }, ['10.48.9.1', 'fd48::91'], {
+        node: 'node-b',
+        ports: [{ name: 'metrics', protocol: 'TCP', port: 9153 }],
+      }),
+      // Not a pod.
+      resource('NetworkSet', 'range', { nets: ['192.0.2.7'] }, { namespace: 'default', labels: { app: 'client' } }),
+    ],
+    bound: { 'default/web': 'default: np/default/svc; kns.default' },
+    active: ['np/default/svc'],
+    sets: {
+      'service default/dns with ports': [
+        '10.48.9.1,tcp:53',
+        '10.48.9.1,tcp:8053',
+        '10.48.9.1,tcp:9153',
+        '10.48.9.1,udp:53',
+        'fd48::91,tcp:8053',
+        'fd48::91,tcp:9153',
+      ],
+    },
+  },
+  {
+    name: 'the same service with another selector and other ports',
+    objects: [
+      labelled('web', { app: 'web', ...isPod }, ['10.48.0.1', 'fd48::1'], { profiles: ['kns.default'] }),
+      policy('svc', {
+        types: ['Egress'],
+        egress: [{ action: 'Allow', destination: { services: { name: 'dns' } } }],
+      }),
+      resource(
+        'ServiceEndpoints',
+        'ksvc.dns',
+        { service: 'dns', selector: 'app == "web"', ports: [{ protocol: 'SCTP', port: 53 }] },
+        { namespace: 'default' },
+      ),
+      labelled('client', { app: 'client', ...isPod }, ['10.48.9.1', 'fd48::91'], { node: 'node-b' }),
+    ],
+    bound: { 'default/web': 'default: np/default/svc; kns.default' },
+    active: ['np/default/svc'],
+    sets: { 'service default/dns with ports': ['10.48.0.1,sctp:53', 'fd48::1,sctp:53'] },
   },
   {
     name: 'a tier of its own',
@@ -185,6 +294,12 @@ const states: readonly State[] = [
   },
 ]
 const empty: State = { name: 'empty', objects: [] }
+
+function titleOf(definition: SetDefinition): string {
+  if ('service' in definition) return `service ${definition.service}${definition.withPorts ? ' with ports' : ''}`
+  const { selector, port } = definition
+  return [selector.text, ...(port ? [port.protocol, port.name] : [])].join(' ')
+}
 
 /** What was told so far. */
 class Told {
@@ -233,10 +348,7 @@ class Told {
       )
       return [key, `${texts.join(' | ')}; ${profiles.join(' ')}`.replace(/^; /, '; ')] as const
     })
-    const sets = [...this.#sets.values()].map(({ definition: { selector, port }, members }) => [
-      [selector.text, ...(port ? [port.protocol, port.name] : [])].join(' '),
-      [...members].sort(),
-    ])
+    const sets = [...this.#sets.values()].map(({ definition, members }) => [titleOf(definition), [...members].sort()])
     return {
       bound: Object.fromEntries(bound),
       active: [...this.#active].sort(),

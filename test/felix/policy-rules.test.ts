@@ -22,7 +22,7 @@ const style = (family: Family) => ({ family, settings, marks })
 
 function lines(rule: PolicyRule, family: Family = 4, namespace = ''): string[] {
   return renderRule(readRule(rule, namespace).rule, style(family)).map(({ match: condition, action }) =>
-    `${condition} ${action}`.trim().replace(/cali[46]0([sn]):[^ ]+/g, 'SET-$1'),
+    `${condition} ${action}`.trim().replace(/cali[46]0(s|n|svc|svcnoport):[^ ]+/g, 'SET-$1'),
   )
 }
 
@@ -95,7 +95,21 @@ const texts: { name: string; rule: PolicyRule; family?: Family; namespace?: stri
   { name: 'networks of the other family', rule: allow({ destination: { nets: ['10.0.0.0/8'] } }), family: 6, want: [] },
   { name: 'not any network', rule: allow({ source: { notNets: ['::/0'] } }), family: 6, want: [] },
   { name: 'a protocol and not that protocol', rule: allow({ protocol: 'TCP', notProtocol: 6 }), want: [] },
-  { name: 'services', rule: allow({ destination: { services: { name: 'x', namespace: 'y' } } }), want: [] },
+  {
+    name: 'a service as a destination: addresses and ports',
+    rule: allow({ destination: { services: { name: 'x', namespace: 'y' } } }),
+    want: ['-m set --match-set SET-svc dst,dst -j MARK --set-xmark 0x10000/0x10000', ...accepted],
+  },
+  {
+    name: 'a service as a source: addresses, and the ports that the rule says',
+    rule: allow({ protocol: 'TCP', source: { services: { name: 'x' }, ports: [80] } }),
+    namespace: 'ns',
+    want: [
+      '-p tcp -m set --match-set SET-svcnoport src -m multiport --source-ports 80 -j MARK --set-xmark 0x10000/0x10000',
+      ...accepted,
+    ],
+  },
+  { name: 'a service of no namespace', rule: allow({ destination: { services: { name: 'x' } } }), want: [] },
   { name: 'HTTP', rule: allow({ http: { methods: ['GET'] } }), want: [] },
   { name: 'a selector that cannot be read', rule: allow({ source: { notSelector: 'a ==' } }), want: [] },
   { name: 'ports without a protocol', rule: allow({ source: { ports: [80] } }), want: [] },
@@ -142,7 +156,7 @@ for (const c of selectors)
   test(`selector of a rule: ${c.name}`, () => {
     const { sets } = readRule(allow({ source: c.entity }), c.namespace)
     deepEqual(
-      [...sets.values()].map(({ selector }) => selector.text),
+      [...sets.values()].map(set => 'selector' in set && set.selector.text),
       c.want === undefined ? [] : [Selector.of(c.want).text],
     )
   })
@@ -150,7 +164,7 @@ for (const c of selectors)
 test('`notSelector` looks everywhere', () => {
   const { sets } = readRule(allow({ source: { notSelector: 'has(a)' } }), 'ns')
   deepEqual(
-    [...sets.values()].map(({ selector }) => selector.text),
+    [...sets.values()].map(set => 'selector' in set && set.selector.text),
     ['has(a)'],
   )
 })

@@ -46,6 +46,11 @@ const keys: { key: string; built: string; ref: ObjectRef }[] = [
     ref: { type: 'resource', kind: 'WorkloadEndpoint', namespace: 'shop', name: 'n--1-k8s-web--0-eth0' },
   },
   {
+    key: '/manx/v1/resources/serviceendpoints/shop/ksvc.web',
+    built: resourceKey('ServiceEndpoints', 'ksvc.web', 'shop'),
+    ref: { type: 'resource', kind: 'ServiceEndpoints', namespace: 'shop', name: 'ksvc.web' },
+  },
+  {
     key: `${r}/felixconfigurations/node.n-1`,
     built: resourceKey('FelixConfiguration', 'node.n-1'),
     ref: { type: 'resource', kind: 'FelixConfiguration', name: 'node.n-1' },

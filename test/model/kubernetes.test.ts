@@ -278,11 +278,135 @@ describe('labels of namespaces and service accounts', () => {
   })
 })
 
+describe('who answers for a service', () => {
+  const stored = (document: KubernetesDocument, name: string, spec: object): void => {
+    deepEqual(validate(checkedAs(document)), [])
+    const resource = fromKubernetes(document)
+    deepEqual(resource, {
+      kind: 'ServiceEndpoints',
+      apiVersion: 'manx/v1',
+      metadata: { name, namespace: 'shop' },
+      spec,
+    })
+    deepEqual(validate(resource), [], 'what is stored passes its own checks')
+  }
+  const slice = (more: object, labels: object | undefined = { 'kubernetes.io/service-name': 'web' }) =>
+    ({
+      apiVersion: 'discovery.k8s.io/v1',
+      kind: 'EndpointSlice',
+      metadata: { name: 'web-x7f', namespace: 'shop', uid: '1', managedFields: [], ...(labels && { labels }) },
+      ...more,
+    }) as unknown as KubernetesDocument
+  const service = (spec: unknown) =>
+    ({
+      apiVersion: 'v1',
+      kind: 'Service',
+      metadata: { name: 'web', namespace: 'shop', annotations: { a: 'b' } },
+      spec,
+      status: { loadBalancer: {} },
+    }) as KubernetesDocument
+
+  test('a slice: addresses ready or not, once each, and its ports by number', () =>
+    stored(
+      slice({
+        addressType: 'IPv4',
+        endpoints: [
+          {
+            addresses: ['10.0.0.1', '10.0.0.2'],
+            conditions: { ready: true },
+            nodeName: 'n1',
+            targetRef: { kind: 'Pod' },
+          },
+          { addresses: ['10.0.0.1'], conditions: { ready: false } },
+        ],
+        ports: [{ name: 'dns', protocol: 'UDP', port: 53 }, { port: 53 }, { name: 'any', port: null }],
+      }),
+      'kes.web-x7f',
+      {
+        service: 'web',
+        addresses: ['10.0.0.1', '10.0.0.2'],
+        ports: [
+          { name: 'dns', protocol: 'UDP', port: 53 },
+          { protocol: 'TCP', port: 53 },
+        ],
+      },
+    ))
+  test('a slice of IPv6', () =>
+    stored(slice({ addressType: 'IPv6', endpoints: [{ addresses: ['fd00:0::1'] }], ports: null }), 'kes.web-x7f', {
+      service: 'web',
+      addresses: ['fd00::1'],
+    }))
+  test('a slice of names gives no addresses', () =>
+    stored(slice({ addressType: 'FQDN', endpoints: [{ addresses: ['a.example'] }], ports: [] }), 'kes.web-x7f', {
+      service: 'web',
+      addresses: [],
+    }))
+  test('a service: its pods by their labels, ports as they are at the pods', () =>
+    stored(
+      service({
+        type: 'ClusterIP',
+        clusterIP: '10.96.0.7',
+        selector: { tier: 'front', app: 'web' },
+        ports: [
+          { name: 'http', port: 80, targetPort: 'http' },
+          { port: 443, targetPort: 8443, nodePort: 30443 },
+          { protocol: 'SCTP', port: 9 },
+        ],
+      }),
+      'ksvc.web',
+      {
+        service: 'web',
+        selector: "app == 'web' && tier == 'front'",
+        ports: [
+          { name: 'http', protocol: 'TCP', port: 'http' },
+          { protocol: 'TCP', port: 8443 },
+          { protocol: 'SCTP', port: 9 },
+        ],
+      },
+    ))
+  test('a service without a selector says only that it is there', () => {
+    stored(service({ type: 'ExternalName', externalName: 'a.example', ports: [{ port: 80 }] }), 'ksvc.web', {
+      service: 'web',
+    })
+    stored(service({ selector: {}, ports: [{ port: 80, targetPort: 'http' }] }), 'ksvc.web', { service: 'web' })
+  })
+
+  const wrong: readonly { name: string; document: KubernetesDocument; at: string; says: RegExp }[] = [
+    {
+      name: 'a slice without its service',
+      document: slice({ endpoints: [] }, {}),
+      at: 'metadata.labels',
+      says: /`web-x7f` belongs to no service/,
+    },
+    {
+      name: 'a field of a slice misspelt',
+      document: slice({ endpoints: [{ addreses: ['10.0.0.1'] }] }),
+      at: 'endpoints.0',
+      says: /needs `addresses`/,
+    },
+    {
+      name: 'a port of a service that is none',
+      document: service({ ports: [{ port: 70_000 }] }),
+      at: 'spec.ports.0.port',
+      says: /70000/,
+    },
+  ]
+  for (const c of wrong)
+    test(`refused where it stands: ${c.name}`, () => {
+      const [finding] = validate(checkedAs(c.document))
+      equal(finding?.path.join('.'), c.at)
+      match(finding?.message ?? '', c.says)
+    })
+})
+
 test('what is Kubernetes’ and what is not', () => {
   const documents: readonly (readonly [unknown, boolean])[] = [
     [{ apiVersion: 'networking.k8s.io/v1', kind: 'NetworkPolicy' }, true],
     [{ apiVersion: 'v1', kind: 'Namespace' }, true],
     [{ apiVersion: 'v1', kind: 'ServiceAccount' }, true],
+    [{ apiVersion: 'v1', kind: 'Service' }, true],
+    [{ apiVersion: 'discovery.k8s.io/v1', kind: 'EndpointSlice' }, true],
+    [{ apiVersion: 'v1', kind: 'EndpointSlice' }, false],
     [{ apiVersion: 'projectcalico.org/v3', kind: 'NetworkPolicy' }, false],
     [{ apiVersion: 'v1', kind: 'Pod' }, false],
     [{ apiVersion: 'networking.k8s.io/v1', kind: 'Ingress' }, false],

@@ -4,7 +4,7 @@
  * Every fault is found before anything is written and carries its place: file, line, column, number of the document
  * (operator-experience.md 4, D01 to D05, D08, D10, D11). Folders give their `.yaml .yml .json` files in order of their
  * names, with `-R` those below too. A document is one resource, a YAML list of resources, or a `...List` with items.
- * Kubernetes' NetworkPolicy, Namespace and ServiceAccount become what Calico stores for them (`model/kinds/kubernetes.ts`).
+ * Kubernetes' own documents become what is stored for them (`model/kinds/kubernetes.ts`).
  */
 
 import { readdirSync, readFileSync, statSync } from 'node:fs'

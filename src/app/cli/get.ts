@@ -10,6 +10,7 @@ import { CodedError, hasCode, reasonOf } from '../../lib/errors.ts'
 import type { Change, WatchLost } from '../../lib/ports.ts'
 import { Serial } from '../../lib/serial.ts'
 import {
+  apiVersion,
   decodeResource,
   kindByWord,
   kindRows,
@@ -328,7 +329,7 @@ function shape({ flags }: Invocation, { named, row, items, revision }: Found): u
   if (named) return clean.length === 1 ? clean[0] : clean
   return {
     kind: `${row!.kind}List`,
-    apiVersion: 'projectcalico.org/v3',
+    apiVersion: row!.apiVersion ?? apiVersion,
     metadata: { resourceVersion: String(revision) },
     items: clean,
   }

@@ -16,6 +16,7 @@ import {
   type IPPoolSpec,
   type IPReservationSpec,
   type NetworkSetSpec,
+  type ServiceEndpointsSpec,
   type NodeSpec,
   type ProfileSpec,
   type Resource,
@@ -146,6 +147,12 @@ const tables: Readonly<Record<string, KindTable>> = {
         .toSorted()
         .join(','),
     ),
+  }),
+  ServiceEndpoints: table('NAME SERVICE', 'SELECTOR ADDRESSES PORTS', {
+    SERVICE: of<ServiceEndpointsSpec>(spec => spec.service),
+    SELECTOR: of<ServiceEndpointsSpec>(spec => spec.selector ?? ''),
+    ADDRESSES: of<ServiceEndpointsSpec>(spec => cut((spec.addresses ?? []).join(','), 80)),
+    PORTS: of<ServiceEndpointsSpec>(spec => (spec.ports ?? []).map(one => `${one.protocol}/${one.port}`).join(',')),
   }),
   StagedGlobalNetworkPolicy: policyTable,
   StagedNetworkPolicy: policyTable,

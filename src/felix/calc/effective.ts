@@ -10,6 +10,7 @@ import { parseSelector, Selector, type GlobalNetworkPolicySpec, type WorkloadEnd
 
 export const namespaceLabel = 'projectcalico.org/namespace'
 export const serviceAccountLabel = 'projectcalico.org/serviceaccount'
+const orchestratorLabel = 'projectcalico.org/orchestrator'
 const ofNamespace = 'pcns.'
 const ofServiceAccount = 'pcsa.'
 
@@ -39,6 +40,12 @@ export function serviceAccountSelector(text: string | undefined): Selector | str
 
 export function inNamespace(namespace: string): Selector {
   return new Selector({ op: '==', label: namespaceLabel, value: namespace })
+}
+
+/** The pods of a service in its namespace; undefined: it has no selector. Network sets have labels too, and are no pods. */
+export function serviceSelector(text: string | undefined, namespace: string): Selector | string | undefined {
+  const own = selectorOf(text, 'selector')
+  return own && every([own, inNamespace(namespace), new Selector({ op: 'has', label: orchestratorLabel })])
 }
 
 /** Matches what all of them match; the first that could not be read decides. */

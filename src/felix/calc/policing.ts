@@ -6,7 +6,7 @@
  *                                             v active ones
  *                                       rules read: sets that they name, counted --> sets
  *                                                                |
- *   all endpoints, network sets ----------------------------> Members ------------> members, as differences
+ *   all endpoints, network sets, services ------------------> Members ------------> members, as differences
  *
  * A set exists while an active policy or profile names it; its members are told as differences from empty. Staged
  * policies name no sets, since nobody renders them. Keys: an endpoint of a pod is `namespace/name`, one of a host `host
@@ -16,14 +16,16 @@
 import { Ip, Prefix } from '../../lib/ip.ts'
 import {
   kubernetesPolicySpec,
+  parsePort,
   parseProtocol,
   type EndpointPort,
   type HostEndpoint,
   type PolicyRule,
+  type ServiceEndpoints,
   type Update,
   type WorkloadEndpoint,
 } from '../../model/index.ts'
-import { namespaceLabel, workloadLabels } from './effective.ts'
+import { namespaceLabel, serviceSelector, workloadLabels } from './effective.ts'
 import type { ItemLabels } from './match.ts'
 import { Members, type MemberChange, type NamedPort, type SetDefinition } from './members.ts'
 import { PolicyCalculator, type PolicyChanges, type PolicyKind } from './policy.ts'
@@ -64,6 +66,8 @@ export class Policing {
   readonly #users = new Map<string, number>()
   /** By policy or profile: why some of its rules take part in nothing. */
   readonly #neverReasons = new Map<string, readonly string[]>()
+  /** Records of services of which a part cannot be read. */
+  readonly #serviceProblems = new Map<string, string>()
   readonly #hosts = new Set<string>()
 
   constructor(node: string) {
@@ -95,6 +99,8 @@ export class Policing {
       case 'NetworkSet':
       case 'GlobalNetworkSet':
         return this.#networkSet(update.namespace ?? '', update.name, update.value)
+      case 'ServiceEndpoints':
+        return this.#service(update.namespace ?? '', update.name, update.value)
       case 'HostEndpoint':
         return this.#host(update.name, update.value)
       default:
@@ -148,7 +154,7 @@ export class Policing {
     const never = [...this.#neverReasons].flatMap(([user, reasons]) =>
       reasons.map(reason => `${user}: a rule takes part in nothing: ${reason}`),
     )
-    return [...this.#policies.problems(), ...never].sort()
+    return [...this.#policies.problems(), ...never, ...this.#serviceProblems.values()].sort()
   }
 
   #networkSet(
@@ -167,6 +173,29 @@ export class Policing {
         parents: namespace === '' ? [] : [`kns.${namespace}`],
         nets: netsOf(set.spec.nets),
         ports: [],
+      },
+    )
+  }
+
+  #service(namespace: string, name: string, endpoints: ServiceEndpoints | undefined): void {
+    const key = `${namespace}/${name}`
+    this.#serviceProblems.delete(key)
+    const { service = '', selector: text, addresses = [], ports = [] } = endpoints?.spec ?? {}
+    const selector = serviceSelector(text, namespace)
+    if (typeof selector === 'string')
+      this.#serviceProblems.set(key, `service endpoints ${key} is left without pods: ${selector}`)
+    this.#members.service(
+      key,
+      `${namespace}/${service}`,
+      endpoints && {
+        addresses: addresses.flatMap(ip => Ip.parse(ip) ?? []),
+        ports: ports.flatMap(({ protocol = 'TCP', port }) => {
+          const word = protocolWord(protocol)
+          const parsed = parsePort(port)
+          if (!word || !parsed) return []
+          return [{ protocol: word, port: parsed.kind === 'name' ? parsed.name : parsed.min }]
+        }),
+        ...(selector && typeof selector !== 'string' ? { selector } : {}),
       },
     )
   }
@@ -248,9 +277,13 @@ function netsOf(texts: readonly string[] = []): Prefix[] {
 
 function portsOf(ports: readonly Pick<EndpointPort, 'name' | 'protocol' | 'port'>[] = []): NamedPort[] {
   return ports.flatMap(({ name, protocol, port }) => {
-    const word = protocolWords[String(parseProtocol(protocol)).toLowerCase()]
+    const word = protocolWord(protocol)
     return name && word ? [{ name, protocol: word, port }] : []
   })
+}
+
+function protocolWord(protocol: string | number | undefined): NamedPort['protocol'] | undefined {
+  return protocolWords[String(parseProtocol(protocol)).toLowerCase()]
 }
 
 const protocolWords: Readonly<Record<string, NamedPort['protocol']>> = {

@@ -5,9 +5,12 @@
  * namespaceSelector says otherwise; `notSelector` is not restricted so; service accounts are labels of workloads. A named
  * port is a set of addresses with ports, of those that the rule's selector names.
  *
- * A rule that nothing can meet, or that cannot be enforced here, is told apart by `never`: services without a source of
- * their endpoints, HTTP matches without a proxy, a selector that cannot be read. It takes part in nothing; a policy that
- * has nothing else denies, so leaving it out never opens.
+ * A service is the set of its endpoints: as a destination with their ports, as a source without. One that nobody has
+ * heard of has none, and the rule meets nothing.
+ *
+ * A rule that nothing can meet, or that cannot be enforced here, is told apart by `never`: HTTP matches without a proxy,
+ * a selector that cannot be read. It takes part in nothing; a policy that has nothing else denies, so leaving it out never
+ * opens.
  */
 
 import { Prefix } from '../../lib/ip.ts'
@@ -40,6 +43,8 @@ export interface SideMatch {
   /** Ids of sets, all of which the address must be in. */
   readonly sets: readonly string[]
   readonly notSets: readonly string[]
+  /** Ids of sets, all of which address and port together must be in. */
+  readonly endpointSets: readonly string[]
   /** Alternatives: a range, or a set of addresses with ports. */
   readonly ports: readonly PortRange[]
   readonly portSets: readonly string[]
@@ -73,8 +78,8 @@ export function readRule(
     sets.set(id, definition)
     return id
   })
-  const source = reader.side(rule.source)
-  const destination = reader.side(rule.destination)
+  const source = reader.side(rule.source, false)
+  const destination = reader.side(rule.destination, true)
   const never = reader.never ?? (rule.http ? 'HTTP matches need a proxy' : undefined)
   const read: ReadRule = {
     action: rule.action,
@@ -124,8 +129,8 @@ class Reader {
     this.#define = define
   }
 
-  side(entity: EntityRule = {}): SideMatch {
-    if (entity.services) this.never ??= `no source of endpoints for service ${entity.services.name}`
+  side(entity: EntityRule = {}, isDestination: boolean): SideMatch {
+    const service = this.#service(entity, isDestination)
     const selector = this.#selector(entity)
     const not = this.#readable(selectorOf(entity.notSelector, 'notSelector'))
     const named = selector ?? Selector.of('all()')
@@ -134,8 +139,9 @@ class Reader {
     return {
       nets: this.#nets(entity.nets),
       notNets: this.#nets(entity.notNets),
-      sets: selector ? [this.#define({ selector })] : [],
+      sets: [...(selector ? [this.#define({ selector })] : []), ...(isDestination ? [] : service)],
       notSets: not ? [this.#define({ selector: not })] : [],
+      endpointSets: isDestination ? service : [],
       ports: ports.ranges,
       portSets: ports.sets,
       notPorts: notPorts.ranges,
@@ -158,6 +164,14 @@ class Reader {
         : inNamespace(this.#namespace)
     const parts = [selectorOf(own, 'selector'), where, account, serviceAccountSelector(serviceAccounts?.selector)]
     return this.#readable(every(parts))
+  }
+
+  /** The set of the service's endpoints; none when the rule names no service. */
+  #service({ services }: EntityRule, withPorts: boolean): string[] {
+    if (!services) return []
+    const namespace = services.namespace || this.#namespace
+    if (namespace === '') this.never ??= `service ${services.name} needs a namespace`
+    return [this.#define({ service: `${namespace}/${services.name}`, withPorts })]
   }
 
   #readable(selector: Selector | string | undefined): Selector | undefined {

@@ -183,6 +183,7 @@ function sideMatch(side: SideMatch, way: 'src' | 'dst', family: Family, blocks: 
   const named = (id: string): string => setName(family, id)
   for (const id of side.sets) simple.push(`-m set --match-set ${named(id)} ${way}`)
   for (const id of side.notSets) simple.push(`-m set ! --match-set ${named(id)} ${way}`)
+  for (const id of side.endpointSets) simple.push(`-m set --match-set ${named(id)} ${way},${way}`)
   const ports = portGroups(side.ports).map(group => `-m multiport ${word} ${group}`)
   const byName = side.portSets.map(id => `-m set --match-set ${named(id)} ${way},${way}`)
   const alternatives = [...ports, ...byName]

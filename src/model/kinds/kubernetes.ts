@@ -6,6 +6,7 @@
  * | networking.k8s.io/v1 NetworkPolicy  | NetworkPolicy `knp.default.<name>`, tier `default`, order 1000               |
  * | v1 Namespace                        | Profile `kns.<name>`: allows; its labels under `pcns.`                       |
  * | v1 ServiceAccount                   | Profile `ksa.<namespace>.<name>`: no rules; its labels under `pcsa.`         |
+ * | v1 Service, discovery.k8s.io/v1 EndpointSlice | ServiceEndpoints, a kind of ours (service-endpoints.ts)            |
  *
  * Pods are those of orchestrator `k8s`: a selector that means pods says so, since other workloads may carry the same
  * labels. A rule of Kubernetes allows and is an OR of peers AND an OR of ports; it becomes one Allow per peer and
@@ -13,13 +14,12 @@
  * whose schema the spec has to meet, so that findings keep their paths.
  */
 
-import { Prefix } from '../../lib/ip.ts'
 import { namespaceProfile, serviceAccountProfile } from '../names.ts'
+import { byProtocol, masked, namespacesSelector, podSelector, type ProtocolPort } from './kubernetes-terms.ts'
 import type {
   EntityRule,
   KubernetesPeer,
   KubernetesPort,
-  LabelSelector,
   NetworkPolicy,
   NetworkPolicySpec,
   PolicyRule,
@@ -27,6 +27,7 @@ import type {
   StagedKubernetesNetworkPolicySpec,
 } from './policy.ts'
 import { apiVersion, type Resource } from './resource.ts'
+import { endpointsOfService, endpointsOfSlice } from './service-endpoints.ts'
 
 /** What of a Kubernetes document matters here. */
 export interface KubernetesDocument {
@@ -46,11 +47,10 @@ const known: Readonly<Record<string, string>> = {
   NetworkPolicy: 'networking.k8s.io/v1',
   Namespace: 'v1',
   ServiceAccount: 'v1',
+  Service: 'v1',
+  EndpointSlice: 'discovery.k8s.io/v1',
 }
 
-const onlyPods = "projectcalico.org/orchestrator == 'k8s'"
-/** A rule of ours takes so many ports. */
-const mostPorts = 50
 /** Where Calico puts Kubernetes' policies among others without an order of their own. */
 const policyOrder = 1000
 
@@ -65,8 +65,10 @@ export function isKubernetes(document: unknown): document is KubernetesDocument 
  * service accounts are checked by what they become.
  */
 export function checkedAs(document: KubernetesDocument): unknown {
-  if (document.kind !== 'NetworkPolicy') return fromKubernetes(document)
-  return { ...document, apiVersion, kind: 'StagedKubernetesNetworkPolicy', metadata: kept(document) }
+  const { kind } = document
+  if (kind === 'Namespace' || kind === 'ServiceAccount') return fromKubernetes(document)
+  const shown = { ...document, metadata: kept(document) }
+  return kind === 'NetworkPolicy' ? { ...shown, apiVersion, kind: 'StagedKubernetesNetworkPolicy' } : shown
 }
 
 /** What is stored for a document that passed its check. `namespace`: for one that names none. */
@@ -89,6 +91,10 @@ export function fromKubernetes(document: KubernetesDocument, namespace = 'defaul
         'kubernetes.io/metadata.name': metadata.name,
         ...metadata.labels,
       })
+    case 'Service':
+      return endpointsOfService(document, place)
+    case 'EndpointSlice':
+      return endpointsOfSlice(document, place)
     default:
       return labelProfile(serviceAccountProfile(place, metadata.name), 'pcsa.', metadata.name, metadata.labels ?? {})
   }
@@ -118,7 +124,7 @@ function rulesOf(
   // YAML says null where a field is left empty.
   const entities = peers?.length ? peers.map(peerOf) : [{}]
   return entities.flatMap(peer =>
-    byProtocol(ports ?? []).map(({ protocol, ports: numbers }): PolicyRule => {
+    byProtocol((ports ?? []).map(portOf)).map(({ protocol, ports: numbers }): PolicyRule => {
       const destination = {
         ...(side === 'destination' ? peer : {}),
         ...(numbers.length > 0 ? { ports: numbers } : {}),
@@ -133,25 +139,8 @@ function rulesOf(
   )
 }
 
-/** One entry per rule: a protocol and as many of its ports as fit; none: all of them. */
-function byProtocol(
-  ports: readonly KubernetesPort[],
-): { readonly protocol: string | undefined; readonly ports: readonly (number | string)[] }[] {
-  if (ports.length === 0) return [{ protocol: undefined, ports: [] }]
-  const groups = new Map<string, (number | string)[] | 'all'>()
-  for (const { protocol = 'TCP', port, endPort } of ports) {
-    const group = groups.get(protocol)
-    if (port === undefined || group === 'all') groups.set(protocol, 'all')
-    else groups.set(protocol, [...(group ?? []), endPort === undefined ? port : `${port}:${endPort}`])
-  }
-  return [...groups].flatMap(([protocol, all]) => {
-    if (all === 'all') return [{ protocol, ports: [] }]
-    const slices = Math.ceil(all.length / mostPorts)
-    return Array.from({ length: slices }, (_, i) => ({
-      protocol,
-      ports: all.slice(i * mostPorts, (i + 1) * mostPorts),
-    }))
-  })
+function portOf({ protocol = 'TCP', port, endPort }: KubernetesPort): ProtocolPort {
+  return { protocol, port: endPort === undefined ? port : `${port}:${endPort}` }
 }
 
 function peerOf({ podSelector: pods, namespaceSelector: namespaces, ipBlock }: KubernetesPeer): EntityRule {
@@ -162,37 +151,8 @@ function peerOf({ podSelector: pods, namespaceSelector: namespaces, ipBlock }: K
   return {
     // A peer is a pod also where only its namespace is named: other things live in namespaces here.
     selector: podSelector(pods ?? {}),
-    ...(namespaces ? { namespaceSelector: labelTerms(namespaces).join(' && ') || 'all()' } : {}),
+    ...(namespaces ? { namespaceSelector: namespacesSelector(namespaces) } : {}),
   }
-}
-
-function podSelector(selector: LabelSelector): string {
-  return [onlyPods, ...labelTerms(selector)].join(' && ')
-}
-
-function labelTerms({ matchLabels, matchExpressions }: LabelSelector): string[] {
-  const equal = Object.entries(matchLabels ?? {})
-    .map(([label, value]) => `${label} == '${value}'`)
-    .sort()
-  const others = (matchExpressions ?? []).map(({ key, operator, values = [] }) => {
-    const set = `{ ${values.map(value => `'${value}'`).join(', ')} }`
-    switch (operator) {
-      case 'In':
-        return `${key} in ${set}`
-      case 'NotIn':
-        return `${key} not in ${set}`
-      case 'Exists':
-        return `has(${key})`
-      case 'DoesNotExist':
-        return `! has(${key})`
-    }
-  })
-  return [...equal, ...others]
-}
-
-/** Kubernetes takes `10.0.0.1/24` and means the network. */
-function masked(cidr: string): string {
-  return Prefix.parse(cidr)?.key ?? cidr
 }
 
 function labelProfile(name: string, prefix: string, of: string, labels: Readonly<Record<string, string>>): Profile {
@@ -212,6 +172,6 @@ function labelProfile(name: string, prefix: string, of: string, labels: Readonly
 
 /** Of the metadata what both sides know: a document fetched from a cluster carries much more. */
 function kept({ metadata }: KubernetesDocument): Required<KubernetesDocument>['metadata'] {
-  const { name, namespace } = metadata ?? { name: '' }
-  return { name, ...(namespace ? { namespace } : {}) }
+  const { name, namespace, labels } = metadata ?? { name: '' }
+  return { name, ...(namespace ? { namespace } : {}), ...(labels ? { labels } : {}) }
 }

@@ -27,3 +27,5 @@ export interface Resource<Kind extends string = string, Spec = unknown, Status =
 }
 
 export const apiVersion = 'projectcalico.org/v3'
+/** Of kinds that Calico does not know. */
+export const ownApiVersion = 'manx/v1'

@@ -59,6 +59,10 @@ export interface KindRow<R extends Resource = Resource> {
   /** Short names the CLI takes beside kind and plural, lower case. */
   readonly aliases: readonly string[]
   readonly namespaced: boolean
+  /** Default: Calico's. A kind of ours is stored outside of Calico's tree. */
+  readonly apiVersion?: string
+  /** Its fields stand beside `metadata`, not in `spec`: a form of Kubernetes' that is checked, never stored. */
+  readonly isFlat?: boolean
   /** A policy of a tier: stored with the tier's label and the user's name in an annotation (contract §1.6). */
   readonly tiered?: boolean
   /** Shown by the CLI, never written by it. */

@@ -1,5 +1,8 @@
 /**
  * The table of kinds: the rows of every file here, found by kind, by plural, or by any word a person may use for one.
+ *
+ * `formRows` are documents of Kubernetes' that are checked as they stand and stored as something else: only validation
+ * knows them.
  */
 
 import { bgpConfigurationRow, bgpFilterRow, bgpPeerRow } from './bgp.ts'
@@ -19,6 +22,7 @@ import {
   tierRow,
 } from './policy.ts'
 import type { KindRow } from './row.ts'
+import { endpointSliceForm, serviceEndpointsRow, serviceForm } from './service-endpoints.ts'
 import {
   calicoNodeStatusRow,
   clusterInformationRow,
@@ -46,6 +50,7 @@ export const kindRows: readonly KindRow[] = [
   networkSetRow,
   nodeRow,
   profileRow,
+  serviceEndpointsRow,
   stagedGlobalNetworkPolicyRow,
   stagedKubernetesNetworkPolicyRow,
   stagedNetworkPolicyRow,
@@ -53,8 +58,11 @@ export const kindRows: readonly KindRow[] = [
   workloadEndpointRow,
 ]
 
+const formRows: readonly KindRow[] = [endpointSliceForm, serviceForm]
+
 const byKind = new Map(kindRows.map(row => [row.kind, row]))
 const byPlural = new Map(kindRows.map(row => [row.plural, row]))
+const byForm = new Map(formRows.map(row => [row.kind, row]))
 const byWord = new Map(
   kindRows.flatMap(row => [row.kind, row.plural, ...row.aliases].map(word => [word.toLowerCase(), row] as const)),
 )
@@ -69,6 +77,11 @@ export function kindRow(kind: string): KindRow {
 /** The row of a kind as a document spells it, exactly; undefined when there is none. */
 export function kindByName(kind: string): KindRow | undefined {
   return byKind.get(kind)
+}
+
+/** The row by which a document of this kind is checked, of kinds that are stored and of forms that are not. */
+export function checkedKind(kind: string): KindRow | undefined {
+  return byKind.get(kind) ?? byForm.get(kind)
 }
 
 export function kindByPlural(plural: string): KindRow | undefined {

@@ -64,6 +64,36 @@ describe('Kubernetes’ own documents', () => {
     expect(await names(desk, 'NetworkPolicy')).toEqual([])
   })
 
+  test('a service and its slices are who answers for it, shown and deleted like any kind', async () => {
+    const desk = new Desk()
+    const slice = {
+      apiVersion: 'discovery.k8s.io/v1',
+      kind: 'EndpointSlice',
+      metadata: { name: 'web-1', labels: { 'kubernetes.io/service-name': 'web' } },
+      addressType: 'IPv6',
+      endpoints: [{ addresses: ['fd00::1', 'fd00::2'] }],
+      ports: [{ port: 8080 }],
+    }
+    desk.stdin = JSON.stringify({ kind: 'List', items: [slice] })
+    const service = 'spec: {selector: {app: web}, ports: [{port: 80, targetPort: http}]}\n'
+    const file = desk.file('s.yaml', document('Service', '{name: web}', service))
+    expect((await desk.run('apply', '-n', 'shop', '-f', '-')).err).toBe('')
+    expect((await desk.run('apply', '-n', 'shop', '-f', file)).err).toBe('')
+    expect((await desk.run('get', 'serviceendpoints', '-A', '-o', 'wide')).out).toBe(
+      [
+        'NAMESPACE   NAME        SERVICE   SELECTOR       ADDRESSES         PORTS      ',
+        'shop        kes.web-1   web                      fd00::1,fd00::2   TCP/8080   ',
+        "shop        ksvc.web    web       app == 'web'                     TCP/http   ",
+        '\n',
+      ].join('\n'),
+    )
+    const { out } = await desk.run('get', 'sep', 'ksvc.web', '-n', 'shop', '-o', 'yaml')
+    desk.stdin = out
+    expect((await desk.run('apply', '-f', '-')).err).toBe('')
+    expect((await desk.run('delete', '-n', 'shop', '-f', file)).code).toBe(0)
+    expect(await names(desk, 'ServiceEndpoints')).toEqual(['kes.web-1'])
+  })
+
   test('-n says where', async () => {
     const desk = new Desk()
     expect((await desk.run('apply', '-n', 'shop', '-f', desk.file('k.yaml', policy))).code).toBe(0)

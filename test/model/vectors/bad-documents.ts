@@ -6,7 +6,7 @@
  */
 
 import { apiVersion } from '../../../src/model/index.ts'
-import { doc, pool, peer, policy, rule, egressRule, filter, wep } from './good-documents.ts'
+import { doc, endpoints, pool, peer, policy, rule, egressRule, filter, wep } from './good-documents.ts'
 
 export interface Bad {
   name: string
@@ -43,6 +43,36 @@ export const bad: Bad[] = [
     error: 'D03',
     message: "apiVersion `crd.projectcalico.org/v1` is Calico's storage form",
     suggestion: apiVersion,
+  },
+  {
+    name: 'a kind of ours under Calico’s name',
+    document: doc('ServiceEndpoints', { service: 'web' }, { namespace: 'shop' }),
+    path: ['apiVersion'],
+    error: 'D03',
+    message: 'apiVersion `projectcalico.org/v3` is not `manx/v1`',
+    suggestion: 'manx/v1',
+  },
+  {
+    name: 'a service’s port by name without pods',
+    document: endpoints({ service: 'web', addresses: ['10.0.0.1'], ports: [{ port: 80 }, { port: 'http' }] }),
+    path: ['spec', 'ports', 1, 'port'],
+    error: 'D05',
+    message: 'port `http` is a name, which only ports of pods have',
+    suggestion: 'give a number, or a selector of pods',
+  },
+  {
+    name: 'a service’s port that is a range',
+    document: endpoints({ service: 'web', selector: 'all()', ports: [{ port: '80:81' }] }),
+    path: ['spec', 'ports', 0, 'port'],
+    error: 'D05',
+    message: 'port `80:81` of ServiceEndpoints `a` is a range',
+  },
+  {
+    name: 'endpoints of no service',
+    document: endpoints({ addresses: ['10.0.0.1'] }),
+    path: ['spec'],
+    error: 'D05',
+    message: 'ServiceEndpoints `a` needs `service`',
   },
   {
     name: 'another version',

@@ -4,7 +4,7 @@
  * Origin: written by hand after calico-contract.md §2 and operator-experience.md §4.
  */
 
-import { apiVersion, type Resource } from '../../../src/model/index.ts'
+import { apiVersion, ownApiVersion, type Resource } from '../../../src/model/index.ts'
 
 export function doc(kind: string, spec: object, metadata: object = {}): Resource {
   return { kind, apiVersion, metadata: { name: 'x', ...metadata }, spec } as Resource
@@ -16,6 +16,10 @@ export const policy = (spec: object) => doc('GlobalNetworkPolicy', spec)
 export const rule = (rest: object) => policy({ ingress: [{ action: 'Allow', ...rest }] })
 export const egressRule = (rest: object) => policy({ egress: [{ action: 'Allow', ...rest }] })
 export const filter = (rest: object) => doc('BGPFilter', { importV4: [{ action: 'Accept', ...rest }] })
+export const endpoints = (spec: object) => ({
+  ...doc('ServiceEndpoints', spec, { name: 'a', namespace: 'shop' }),
+  apiVersion: ownApiVersion,
+})
 export const wep = (spec: object, name = 'n1-k8s-web--0-eth0') =>
   doc(
     'WorkloadEndpoint',
@@ -118,6 +122,15 @@ export const good: [string, Resource][] = [
   ['a tier', doc('Tier', { order: 10, defaultAction: 'Pass' })],
   ['the built-in tier as it is', doc('Tier', { order: 1000000, defaultAction: 'Deny' }, { name: 'default' })],
   ['a network set', doc('NetworkSet', { nets: ['10.0.0.0/8', '1.2.3.4', 'fd00::/8'] }, { namespace: 'shop' })],
+  [
+    'who answers for a service',
+    endpoints({
+      service: 'web',
+      selector: "app == 'web'",
+      addresses: ['10.0.0.1', 'fd00::1'],
+      ports: [{ name: 'http', protocol: 'TCP', port: 'http' }, { port: 80 }],
+    }),
+  ],
   ['a host endpoint', doc('HostEndpoint', { node: 'n1', interfaceName: '*' })],
   [
     'a filter',
