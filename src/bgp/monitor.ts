@@ -32,7 +32,14 @@ import {
 } from './monitor/bmp.ts'
 import { ribCursor, type RouteCursor, type Shown } from './monitor/cursor.ts'
 import { peerIndexTable, ribRecord } from './monitor/mrt.ts'
-import { announcements, joined, type MonitoredPeer, type MonitoredRoute, type Nlri } from './monitor/route.ts'
+import {
+  announcements,
+  joined,
+  type MonitoredPeer,
+  type MonitoredRoute,
+  type Nlri,
+  withdrawals,
+} from './monitor/route.ts'
 import type { Rib } from './rib/table.ts'
 import { encodeMessage, messageType } from './wire/message.ts'
 import { endOfRib } from './wire/update.ts'
@@ -84,6 +91,8 @@ const firstRetryMs = 1000
 const mostRetryMs = 120_000
 /** A collector that reads nothing for this long is given up and tried again. */
 const stallMs = 60_000
+/** For the last octets to leave. */
+const goodbyeMs = 1000
 const families: readonly Family[] = [4, 6]
 
 export class BmpStation {
@@ -101,14 +110,23 @@ export class BmpStation {
   #walk: { readonly cursors: RouteCursor[]; readonly families: Family[] } | undefined
   #slice: Timer | undefined
   #running = false
+  #changedWallMs: number
+  #why = 'not tried yet'
 
   constructor(options: BmpOptions, deps: BmpDeps) {
     this.#options = options
     this.#deps = deps
+    this.#changedWallMs = deps.clock.wall()
   }
 
   get connected(): boolean {
     return this.#conn !== undefined
+  }
+
+  /** `since`: epoch milliseconds. */
+  get state(): { readonly connected: boolean; readonly since: number; readonly why?: string } {
+    const connected = this.#conn !== undefined
+    return { connected, since: this.#changedWallMs, ...(!connected && { why: this.#why }) }
   }
 
   start(): void {
@@ -120,9 +138,13 @@ export class BmpStation {
   stop(): void {
     this.#running = false
     this.#retry?.cancel()
-    if (this.#conn && !this.#full) this.#conn.write([termination(terminationReason.closed)])
-    if (this.#conn) this.#conn.end()
-    else this.#abandon?.()
+    const conn = this.#conn
+    if (conn && !this.#full) conn.write([termination(terminationReason.closed)])
+    if (conn) {
+      conn.end()
+      // One that does not read would keep its socket open for ever.
+      this.#deps.clock.after(goodbyeMs, () => conn.destroy())
+    } else this.#abandon?.()
     this.#lost()
   }
 
@@ -152,7 +174,21 @@ export class BmpStation {
     this.#send([routeMonitoring(peer, this.#deps.clock.wall(), pdu)])
   }
 
-  /** The table differs from what was passed on: an UPDATE was treated as a withdrawal, or routes were swept. */
+  /** Prefixes of one family as the table has them now: `gone`, and what `there` shows. */
+  tell(slot: number, gone: readonly Nlri[], there: (show: (route: Shown) => void) => void): void {
+    const watched = this.#watched.get(slot)
+    if (!watched || watched.behind) return
+    if (this.#full) return this.behind(slot)
+    const slice = new Slice()
+    there(route => slice.add(route))
+    const messages = gone.length > 0 ? withdrawals(gone) : []
+    for (const group of slice.messages()) messages.push(...group.messages)
+    const peer = header(watched.session)
+    const at = this.#deps.clock.wall()
+    this.#send(messages.map(message => routeMonitoring(peer, at, message)))
+  }
+
+  /** The table differs from what was passed on by more than can be named: the peer is told anew. */
   behind(slot: number): void {
     const watched = this.#watched.get(slot)
     if (!watched) return
@@ -180,10 +216,15 @@ export class BmpStation {
         if (isOurs()) this.#drained()
       },
       ended: () => conn?.destroy(),
-      closed: (_, message) => {
+      closed: (reason, words) => {
+        const message = words || reason
         if (conn && !isOurs()) return
         if (!this.#running) return
-        this.#deps.log.info('the BMP station is not connected', { station: station.ip.key, why: message })
+        // Away for hours: said once, not at each attempt.
+        if (conn || message !== this.#why)
+          this.#deps.log.info('the BMP station is not connected', { station: station.ip.key, why: message })
+        if (conn) this.#changedWallMs = this.#deps.clock.wall()
+        this.#why = message
         if (conn && this.#deps.clock.now() - this.#openedMs > mostRetryMs) this.#retryMs = firstRetryMs
         this.#lost()
         this.#retryLater()
@@ -196,6 +237,7 @@ export class BmpStation {
     const { name, description, statisticsMs, station } = this.#options
     this.#conn = conn
     this.#openedMs = this.#deps.clock.now()
+    this.#changedWallMs = this.#deps.clock.wall()
     this.#deps.log.info('the BMP station is connected', { station: station.ip.key })
     for (const watched of this.#watched.values()) Object.assign(watched, { told: false, behind: true, walked: false })
     this.#send([initiation({ name, description })])

@@ -19,6 +19,7 @@
 import type { Family } from '../lib/ip.ts'
 import { Ip } from '../lib/ip.ts'
 import type { Clock, Conn, ConnEvents, Log, Metrics, Random, Timer, Transport } from '../lib/ports.ts'
+import { Stations, type StationView } from './monitor/stations.ts'
 import { Rib } from './rib/table.ts'
 import type { Cause } from './session/cause.ts'
 import type { StateName } from './session/fsm.ts'
@@ -78,6 +79,8 @@ export interface SpeakerSnapshot {
   /** Families whose routes are not complete yet after the start. */
   readonly converging: readonly Family[]
   readonly originated: number
+  /** BMP collectors. */
+  readonly stations: readonly StationView[]
   readonly peers: readonly PeerSnapshot[]
 }
 
@@ -109,6 +112,8 @@ export class Speaker {
   readonly #recovery: Recovery
   readonly #listening: Listening
   readonly #meters: Meters | undefined
+  /** Undefined: the RIB is not ours to look into. */
+  readonly #stations: Stations | undefined
   readonly #host: PeerHost
   readonly #startedMs: number
   #config: SpeakerConfig | undefined
@@ -138,6 +143,10 @@ export class Speaker {
       keyRefused: (peer, message) => this.#keyRefused(peer.ip, message),
     })
     this.#meters = deps.metrics && new Meters(deps.metrics, options.metricsMesh ?? 'auto')
+    this.#stations =
+      this.#rib instanceof Rib
+        ? new Stations({ ...deps, rib: this.#rib, peerAt: slot => this.#slots[slot] })
+        : undefined
     this.#host = this.#peerHost()
     this.#rib.onWork = () => this.#workSoon()
     if (options.restarted) for (const family of [4, 6] as const) this.#rib.deferSelection(family, true)
@@ -185,6 +194,7 @@ export class Speaker {
       peer.stop(quiet ? undefined : goodbye)
       peer.forget()
     }
+    this.#stations?.stop()
     if (done) this.#deps.clock.after(goodbyeMs, done)
   }
 
@@ -249,6 +259,7 @@ export class Speaker {
       listeners: this.#listening.state,
       converging: [...this.#converging],
       originated: this.#config?.originate.length ?? 0,
+      stations: this.#stations?.views() ?? [],
       peers: peers
         .toSorted((a, b) => a.config.address.compare(b.config.address) || a.config.port - b.config.port)
         .map(peer => viewPeer(peer, lingering.includes(peer) || this.#leaving.has(peer), clock, this.#rib)),
@@ -276,6 +287,7 @@ export class Speaker {
     this.#applyPeers(desired, actual === undefined)
     this.#listening.configure(desired.listen, md5Keys(desired.peers))
     if (!sameValue(actual?.originate, desired.originate)) this.#rib.originate(desired.originate)
+    this.#stations?.configure(desired.stations ?? [])
     this.#recovery.configured([...this.#peers.values()])
     this.#handover.look()
     this.#workSoon()
@@ -468,7 +480,8 @@ export class Speaker {
       restartOffer: peer => this.#restartOffer(peer),
       stateChanged: (peer, from, to) => this.#stateChanged(peer, from, to),
       up: (peer, session) => this.#up(peer, session),
-      down: peer => {
+      down: (peer, why) => {
+        this.#stations?.down(peer.slot, why)
         this.#recovery.down(peer)
         this.#handover.look()
         this.#reap(peer)
@@ -484,6 +497,10 @@ export class Speaker {
         this.#reap(peer)
         this.#workSoon()
       },
+      updated: (peer, bytes, start, end, receipt) => {
+        if (this.#stations?.active) this.#stations.received(peer.slot, bytes, start, end, receipt)
+      },
+      swept: peer => this.#stations?.swept(peer.slot),
       writable: peer => {
         if (this.#rib.hasOutput(peer.slot)) peer.pump()
       },
@@ -492,6 +509,7 @@ export class Speaker {
 
   #up(peer: Peer, session: Session): void {
     this.#meters?.setup((this.#deps.clock.now() - peer.connection.createdAtMs) / 1000)
+    this.#stations?.up(peer, peer.connection)
     this.#recovery.up(peer, session)
     this.#handover.look()
     this.#workSoon()

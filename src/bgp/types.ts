@@ -7,6 +7,7 @@
  */
 
 import type { Family, Ip, Prefix } from '../lib/ip.ts'
+import type { Endpoint } from '../lib/ports.ts'
 
 // -------------------------------------------------------------------------------------------------- configuration
 
@@ -130,6 +131,19 @@ export interface SpeakerConfig {
   readonly originate: readonly Origination[]
   /** Own addresses: a route whose next hop is one of them is refused; also the source of IPv6 next hops over IPv4. */
   readonly addresses: readonly OwnAddress[]
+  /** Collectors that are told what every peer announces; one per address and port. */
+  readonly stations?: readonly StationConfig[]
+}
+
+/** A BMP collector (RFC 7854), which we dial. */
+export interface StationConfig {
+  readonly station: Endpoint
+  readonly source?: Ip
+  /** sysName and sysDescr of its records. */
+  readonly name: string
+  readonly description: string
+  /** 0: none are sent. */
+  readonly statisticsSeconds: number
 }
 
 /** An address of ours and the length of its subnet; `link`: the interface it is on, for policies that ask for it. */

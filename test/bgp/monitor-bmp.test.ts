@@ -23,7 +23,7 @@ import { SimClock, SimRandom } from '../sim/clock.ts'
 import { SimNetwork } from '../sim/transport.ts'
 import { silentLog } from './fixtures.ts'
 import { hex, message, octets } from './hex.ts'
-import { readBmp, readUpdate, type ReadBmp } from './monitor-read.ts'
+import { believed, readBmp, readUpdate, type ReadBmp } from './monitor-read.ts'
 import { announce, give, makePeer, makeRib, settle, withdraw } from './rib-fixtures.ts'
 
 const peer4: BmpPeer = { address: Ip.of('10.0.0.2'), remoteAs: 4_200_000_001, identifier: 0x0a000002, view: 'in-pre' }
@@ -238,24 +238,8 @@ class World {
     else this.station.behind(slot)
   }
 
-  /** What a collector believes: peer -> prefix -> next hop. Throws when the order makes no sense. */
   get believed(): Record<string, Record<string, string>> {
-    const peers: Record<string, Record<string, string>> = {}
-    for (const said of this.told) {
-      if (said.type === 'peer-up') {
-        if (peers[said.peer.address]) throw new Error(`${said.peer.address} came up twice`)
-        peers[said.peer.address] = {}
-      } else if (said.type === 'peer-down') {
-        if (!peers[said.peer.address]) throw new Error(`${said.peer.address} was not up`)
-        delete peers[said.peer.address]
-      } else if (said.type === 'routes') {
-        const routes = peers[said.peer.address]
-        if (!routes) throw new Error(`routes of ${said.peer.address}, which is not up`)
-        for (const prefix of said.update.withdrawn) delete routes[prefix]
-        for (const prefix of said.update.announced) routes[prefix] = said.update.nextHop!
-      }
-    }
-    return peers
+    return believed(this.told)
   }
 
   get inTable(): Record<string, Record<string, string>> {

@@ -275,3 +275,23 @@ function readPrefixes(from: Octets, family: 4 | 6, addPath: boolean): string[] {
   }
   return out
 }
+
+/** What a collector believes: peer -> prefix -> next hop. Throws when the order makes no sense. */
+export function believed(told: readonly ReadBmp[]): Record<string, Record<string, string>> {
+  const peers: Record<string, Record<string, string>> = {}
+  for (const said of told) {
+    if (said.type === 'peer-up') {
+      if (peers[said.peer.address]) throw new Error(`${said.peer.address} came up twice`)
+      peers[said.peer.address] = {}
+    } else if (said.type === 'peer-down') {
+      if (!peers[said.peer.address]) throw new Error(`${said.peer.address} was not up`)
+      delete peers[said.peer.address]
+    } else if (said.type === 'routes') {
+      const routes = peers[said.peer.address]
+      if (!routes) throw new Error(`routes of ${said.peer.address}, which is not up`)
+      for (const prefix of said.update.withdrawn) delete routes[prefix]
+      for (const prefix of said.update.announced) routes[prefix] = said.update.nextHop!
+    }
+  }
+  return peers
+}

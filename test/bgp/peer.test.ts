@@ -47,6 +47,8 @@ class Side {
       endOfRib: (_, family) => this.log.push(`eor${family}`),
       congested: () => this.congested,
       received: () => {},
+      updated: () => {},
+      swept: () => {},
       writable: () => this.peer.pump(),
     }
     const ports = { clock, transport: host, random: new SimRandom(seed), log: silentLog, rib: this.rib }

@@ -136,7 +136,11 @@ describe('RFC 7313 §4: what a peer sends again', () => {
     const rib = Object.assign(new FakeRib(), {
       age: (slot: number, family: number) => void rib.calls.push(`age ${slot} ${family}`),
     })
-    return { clock, rib, refreshing: new Refreshing(3, { clock, rib, changed: () => {} }) }
+    return {
+      clock,
+      rib,
+      refreshing: new Refreshing(3, { clock, rib, changed: () => {}, swept: () => void rib.calls.push('swept') }),
+    }
   }
 
   test('section 18 row 36: BoRR without EoRR is swept after six minutes, a second BoRR starts anew', () => {

@@ -10,7 +10,7 @@ import type { Family } from '../../lib/ip.ts'
 import { local } from '../rib/sources.ts'
 import type { Rib } from '../rib/table.ts'
 import { encodedBound, putAttributes } from '../wire/attribute-writer.ts'
-import type { MonitoredRoute } from './route.ts'
+import type { MonitoredRoute, Nlri } from './route.ts'
 
 /** A path and whose it is: the slot of the session, or -1 for our own. */
 export type Shown = Omit<MonitoredRoute, 'peer' | 'learnedAt'> & {
@@ -20,19 +20,34 @@ export type Shown = Omit<MonitoredRoute, 'peer' | 'learnedAt'> & {
 }
 
 export interface RouteCursor {
-  /** Shows the paths of about `most` nets; all paths of a net in a row. False: there are no more. */
+  /** Shows the paths of about `most` nets, or about so many paths; all paths of a net in a row. False: there are no more. */
   next(most: number, show: (route: Shown) => void): boolean
+  /** Shows one path, of `pathOf`. */
+  one(path: number, show: (route: Shown) => void): void
 }
 
 /** Sets larger than this fit no message of another's tool; nobody sends them but to break something. */
 const mostAttributeOctets = 60_000
 
-export function ribCursor(rib: Rib, family: Family): RouteCursor {
-  const { nets, paths, sets } = rib.tables[family]
+/** What a peer announced for a prefix, as an index into the columns; undefined: nothing that still holds. */
+export function pathOf(rib: Rib, slot: number, { prefix, pathId = 0 }: Nlri): number | undefined {
+  const table = rib.tables[prefix.family]
+  const source = rib.peerAt(slot)?.source
+  const net = table.nets.find(prefix)
+  if (source === undefined || net < 0) return undefined
+  const path = table.pathOf(net, source, pathId)
+  return path < 0 || table.isStale(path) ? undefined : path
+}
+
+/** `stale`: also what peers announced before a restart or refresh and not again yet. */
+export function ribCursor(rib: Rib, family: Family, { stale = true } = {}): RouteCursor {
+  const table = rib.tables[family]
+  const { nets, paths, sets } = table
   let at = 0
   let buffer = new Uint8Array(1024)
 
   const showPath = (path: number, show: (route: Shown) => void): void => {
+    if (!stale && table.isStale(path)) return
     const set = paths.received[path]!
     const source = paths.source[path]!
     const peer = rib.peerOf(source)?.peer
@@ -60,12 +75,14 @@ export function ribCursor(rib: Rib, family: Family): RouteCursor {
   return {
     next(most, show) {
       const end = Math.min(nets.high, at + most)
-      for (; at < end; at++) {
+      // A reflector has as many paths of each net as it has clients.
+      for (let seen = 0; at < end && seen < most; at++) {
         if (!nets.isLive(at)) continue
-        for (let path = nets.first[at]!; path >= 0; path = paths.next[path]!) showPath(path, show)
+        for (let path = nets.first[at]!; path >= 0; path = paths.next[path]!, seen++) showPath(path, show)
       }
       return at < nets.high
     },
+    one: showPath,
   }
 }
 

@@ -23,7 +23,14 @@ import type {
 } from '../../lib/ports.ts'
 import { reasonOf } from '../../lib/errors.ts'
 import type { Refresh } from '../wire/message.ts'
-import { decodeRefresh, encodeKeepalive, encodeNotification, Framer, messageType } from '../wire/message.ts'
+import {
+  decodeRefresh,
+  encodeKeepalive,
+  encodeMessage,
+  encodeNotification,
+  Framer,
+  messageType,
+} from '../wire/message.ts'
 import type { Notification } from '../wire/notification.ts'
 import { decodeNotification, WireError } from '../wire/notification.ts'
 import type { Open } from '../wire/open.ts'
@@ -87,6 +94,8 @@ export class Connection {
   stalledMs: number | undefined
   /** Milliseconds this connection's output waited for the peer to read. */
   blockedMs = 0
+  /** The OPENs of the present line, whole messages, for monitors. */
+  readonly opens: { sent?: Uint8Array; received?: Uint8Array } = {}
 
   readonly #owner: ConnectionOwner
   readonly #ports: ConnectionPorts
@@ -209,7 +218,7 @@ export class Connection {
         this.#drop()
         break
       case 'send':
-        if (effect.message === 'open') this.#send(this.#owner.ourOpen(), messageType.open)
+        if (effect.message === 'open') this.#send((this.opens.sent = this.#owner.ourOpen()), messageType.open)
         else this.#send(encodeKeepalive(), messageType.keepalive)
         break
       case 'notify':
@@ -493,6 +502,7 @@ export class Connection {
     let open: Open
     try {
       open = decodeOpen(bytes, start, end)
+      this.opens.received = encodeMessage(messageType.open, bytes.subarray(start, end))
     } catch (error) {
       if (!(error instanceof WireError)) throw error
       this.dispatch({ kind: 'bad-open', error })

@@ -18,7 +18,7 @@
 
 import type { Family, Ip } from '../../lib/ip.ts'
 import type { Clock, Conn, ConnEvents, DialOptions, Endpoint, Log, Random, Timer, Transport } from '../../lib/ports.ts'
-import type { PeerConfig, RibPeer, RibPort, SpeakerConfig } from '../types.ts'
+import type { PeerConfig, Receipt, RibPeer, RibPort, SpeakerConfig } from '../types.ts'
 import type { Refresh } from '../wire/message.ts'
 import { encodeRefresh, messageType } from '../wire/message.ts'
 import type { Notification } from '../wire/notification.ts'
@@ -71,6 +71,10 @@ export interface PeerHost {
   congested(): boolean
   /** Received routes may have made work for the RIB. */
   received(peer: Peer): void
+  /** The RIB took the body of this UPDATE: octets `start..end`, which are not kept. */
+  updated(peer: Peer, bytes: Uint8Array, start: number, end: number, receipt: Receipt): void
+  /** Routes of the living session go without having been withdrawn. */
+  swept(peer: Peer): void
   /** The socket has room again. */
   writable(peer: Peer): void
 }
@@ -119,7 +123,12 @@ export class Peer implements ConnectionOwner {
     this.#ports = ports
     this.record = new PeerRecord(ports.clock)
     this.#backoff = new Backoff(ports.random)
-    const deps = { clock: ports.clock, rib: ports.rib, changed: () => host.received(this) }
+    const deps = {
+      clock: ports.clock,
+      rib: ports.rib,
+      changed: () => host.received(this),
+      swept: () => host.swept(this),
+    }
     this.#stale = new StaleRoutes(slot, deps)
     this.#refreshing = new Refreshing(slot, deps)
     this.#dialled = this.#connection(false)
@@ -428,6 +437,7 @@ export class Peer implements ConnectionOwner {
       this.record.resetFault()
       return new WireError('reset', code, subcode, why, data)
     }
+    this.#host.updated(this, bytes, start, end, receipt)
     if (receipt.endOfRib) {
       this.#stale.endOfRib(receipt.endOfRib)
       this.record.endOfRib(receipt.endOfRib)

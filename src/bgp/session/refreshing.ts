@@ -20,12 +20,20 @@ import type { RibPort } from '../types.ts'
 /** How long the peer may take: as after a restart. */
 const mostMs = 360_000
 
+export interface RefreshingDeps {
+  readonly clock: Clock
+  readonly rib: RibPort
+  readonly changed: () => void
+  /** Routes of the living session go that were not told again. */
+  readonly swept: () => void
+}
+
 export class Refreshing {
   readonly #slot: number
-  readonly #deps: { readonly clock: Clock; readonly rib: RibPort; readonly changed: () => void }
+  readonly #deps: RefreshingDeps
   readonly #running = new Map<Family, Timer>()
 
-  constructor(slot: number, deps: { clock: Clock; rib: RibPort; changed: () => void }) {
+  constructor(slot: number, deps: RefreshingDeps) {
     this.#slot = slot
     this.#deps = deps
   }
@@ -52,7 +60,10 @@ export class Refreshing {
     if (!timer) return false
     timer.cancel()
     this.#running.delete(family)
-    this.#deps.rib.sweepStale(this.#slot, family)
+    const { rib, swept } = this.#deps
+    const isLeft = rib.counts(this.#slot, family).stale > 0
+    rib.sweepStale(this.#slot, family)
+    if (isLeft) swept()
     return true
   }
 
