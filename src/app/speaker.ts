@@ -154,7 +154,7 @@ export class BgpSpeaker {
     this.#speaker = new bgp.Speaker(
       {
         ...(ports.restarted && { restarted: ports.restarted }),
-        onRoutes: changes => events.onRoutes?.(changes),
+        ...(events.onRoutes && { onRoutes: changes => events.onRoutes?.(changes) }),
         onState: change => events.onPeer?.(change),
         onConverged: family => events.onConverged?.(family),
         onProblem: problem => events.onProblem?.(problem),

@@ -49,9 +49,11 @@ export interface PeerStateChange {
 export interface SpeakerOptions {
   /** We ran here before, and the kernel still forwards for these families: graceful restart, restarting side. */
   readonly restarted?: { readonly forwardingKept: readonly Family[] }
-  /** Best-route changes, each prefix once per batch. */
-  /** `sinceMs` (monotonic): since when there was something to decide, so that who acts on it can say how long it took. */
-  readonly onRoutes: (changes: readonly RouteUpdate[], sinceMs: number) => void
+  /**
+   * Best-route changes, each prefix once per batch; `sinceMs` (monotonic): since when there was something to decide, so
+   * that who acts on it can say how long it took. Absent: nobody wants them, and none are made.
+   */
+  readonly onRoutes?: (changes: readonly RouteUpdate[], sinceMs: number) => void
   readonly onState?: (change: PeerStateChange) => void
   /** A family's routes are as complete as they will be: leftovers in the kernel may be swept. Once per family. */
   readonly onConverged?: (family: Family) => void
@@ -132,7 +134,8 @@ export class Speaker {
     this.#deps = deps
     // Who we are comes with the configuration, before the first peer.
     const nobody = { routerId: new Ip(4, 0n), localAs: 0, addresses: [] }
-    this.#rib = deps.rib ?? new Rib(nobody, { clock: deps.clock, random: deps.random })
+    const told = options.onRoutes !== undefined
+    this.#rib = deps.rib ?? new Rib(nobody, { clock: deps.clock, random: deps.random }, { told })
     this.#abilities = { ...noAbilities, ...(deps.rib ? deps.rib.abilities : allAbilities) }
     this.#startedMs = deps.clock.now()
     this.#handover = new Handover(deps.clock, peer => this.#retire(peer))
@@ -430,11 +433,13 @@ export class Speaker {
 
   /** Tells the owner what changed, for at most one slice. True: there may be more. */
   #tell(): boolean {
+    const { onRoutes } = this.#options
+    if (!onRoutes) return false
     const { clock } = this.#deps
     const until = clock.now() + sliceMs
     while (this.#rib.hasUpdates()) {
       const changes = this.#rib.takeUpdates(updatesPerBatch)
-      if (changes.length > 0) this.#options.onRoutes(changes, this.#workSinceMs ?? clock.now())
+      if (changes.length > 0) onRoutes(changes, this.#workSinceMs ?? clock.now())
       if (clock.now() >= until) return true
     }
     return false

@@ -1,10 +1,21 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import type { Rib } from '../../src/bgp/rib/table.ts'
+import { Rib } from '../../src/bgp/rib/table.ts'
 import { acceptAll, type Origination, type Policy, rejectAll, type RibPeer } from '../../src/bgp/types.ts'
 import { Ip, Prefix } from '../../src/lib/ip.ts'
 import { hexOf, twinRead } from './update-twin.ts'
-import { announce, type Announced, bodies, give, makePeer, makeRib, ownAs, settle, withdraw } from './rib-fixtures.ts'
+import {
+  announce,
+  type Announced,
+  bodies,
+  give,
+  makePeer,
+  makeRib,
+  ownAs,
+  settle,
+  stillClock,
+  withdraw,
+} from './rib-fixtures.ts'
 import { NaiveRib, prefixKey, printSet } from './rib-model.ts'
 import { ebgp } from './update-read.ts'
 
@@ -380,4 +391,22 @@ describe('the RIB arrives at what a plain recomputation says (RFC 4271 §3.2, §
       { numRuns: 150 },
     )
   })
+})
+
+test('where nobody takes updates none are collected, and prefixes that went are free at once', () => {
+  const rib = new Rib(
+    { routerId: Ip.of('10.0.0.1'), localAs: ownAs, addresses: [] },
+    { clock: stillClock, random: { next: () => 0.5 } },
+    { told: false },
+  )
+  rib.addPeer(makePeer(1, 'ebgp'))
+  rib.step(1)
+  // Into step: the End-of-RIB markers are due once.
+  while (rib.hasOutput(1)) rib.take(1, 65536)
+  give(rib, 1, announce({ path: [65001], hop: '10.0.0.11' }, ['10.1.0.0/24', '10.2.0.0/24']))
+  rib.step(1)
+  expect([rib.tables[4].nets.count, rib.takeUpdates()]).toEqual([2, []])
+  give(rib, 1, withdraw(['10.1.0.0/24', '10.2.0.0/24']))
+  rib.step(1)
+  expect(rib.tables[4].nets.count).toBe(0)
 })

@@ -123,7 +123,7 @@ class Daemon {
     this.#speaker = new BgpSpeaker(
       this.#settings,
       {
-        onRoutes: changes => this.#kernelRoutes?.routesChanged(changes),
+        ...(this.#kernelRoutes && { onRoutes: changes => this.#kernelRoutes?.routesChanged(changes) }),
         onPeer: ({ name, from, to, cause }) => log.info('session', { peer: name, from, to, cause: cause?.text }),
         onConverged: family => void this.#kernelRoutes?.converged(family),
         onProblem: ({ code, at, message, over }) => (over ? log.info(message) : log.error(message, { code, at })),

@@ -12,7 +12,7 @@
  * `NextHops` are interned alike, with what the owner told about them: one change of reachability is one flag.
  */
 
-import { Ip, Prefix } from '../../lib/ip.ts'
+import { familyBits, Ip, Prefix } from '../../lib/ip.ts'
 import * as asPath from '../wire/as-path.ts'
 import { attributesAt, valueAt, valueLength } from '../wire/attribute-writer.ts'
 import { code } from '../wire/attributes.ts'
@@ -195,14 +195,12 @@ export class AttributeSets {
     const needed = end - start + entryHead
     if (this.#used + needed > this.#pages[this.#current]!.length) this.#nextPage(needed)
     const page = this.#pages[this.#current]!
-    let at = this.#used
-    asPath.putU32(page, at, set)
-    asPath.putU32(page, at + 4, end - start)
-    at += entryHead
+    const at = this.#used + entryHead
+    asPath.putU32(page, at - entryHead, set)
+    asPath.putU32(page, at - 4, end - start)
     this.#page[set] = this.#current
     this.#at[set] = at
-    if (end - start > 128) page.set(bytes.subarray(start, end), at)
-    else while (start < end) page[at++] = bytes[start++]!
+    asPath.copyOctets(bytes, start, end, page, at)
     this.#used += needed
     this.#live[this.#current]! += needed
   }
@@ -340,6 +338,20 @@ function hashOctets(seed: number, bytes: Uint8Array, start: number, end: number)
 
 // --------------------------------------------------------------------------------------------------------- next hops
 
+/** A prefix as next hops are compared with it: no address is made of either. */
+export interface HopRange {
+  readonly bits: 32 | 128
+  readonly words: Int32Array
+  readonly masks: Int32Array
+}
+
+export function hopRange({ ip, length, family }: Prefix): HopRange {
+  const bits = familyBits(family)
+  const free = BigInt(bits - length)
+  const mask = (((1n << BigInt(bits)) - 1n) >> free) << free
+  return { bits, words: Int32Array.from(words(ip.value)), masks: Int32Array.from(words(mask)) }
+}
+
 /** Next hops by id. An IPv6 next hop with a link-local one beside it is known by its global address. */
 export class NextHops {
   /** Cost to reach it (decision step 9). */
@@ -449,6 +461,13 @@ export class NextHops {
     // One reference stands for all costs but 0.
     if (before !== 0) this.release(id)
     if (cost === 0) this.release(id)
+    return true
+  }
+
+  isWithin(id: number, { bits, words: network, masks }: HopRange): boolean {
+    const { key, length } = this.#index
+    if (length[id] !== bits) return false
+    for (let i = 0; i < 4; i++) if (((key[id * 4 + i]! ^ network[i]!) & masks[i]!) !== 0) return false
     return true
   }
 

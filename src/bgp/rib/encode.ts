@@ -11,7 +11,7 @@
 import type { Family } from '../../lib/ip.ts'
 import { encodedBound, putAttributes } from '../wire/attribute-writer.ts'
 import { code, flag, putHead } from '../wire/attributes.ts'
-import { putU32 } from '../wire/as-path.ts'
+import { copyOctets, putU32 } from '../wire/as-path.ts'
 import { beginUpdate, emptyUpdateOctets, endUpdate } from '../wire/update.ts'
 import type { AttributeSets } from './attribute-sets.ts'
 import type { Nets } from './columns.ts'
@@ -170,13 +170,7 @@ export class Encoder {
   }
 
   #putAttributes(out: Uint8Array, at: number, octets: number): number {
-    const from = this.#attributes
-    if (octets > 96) {
-      out.set(from.subarray(0, octets), at)
-      return at + octets
-    }
-    for (let i = 0; i < octets; i++) out[at++] = from[i]!
-    return at
+    return copyOctets(this.#attributes, 0, octets, out, at)
   }
 }
 

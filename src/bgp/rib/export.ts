@@ -21,7 +21,7 @@
 import type { Family, Ip, Prefix } from '../../lib/ip.ts'
 import type { PathSource, Role } from '../types.ts'
 import { encodedBound, putAttributes } from '../wire/attribute-writer.ts'
-import { type AttributeSets, mark } from './attribute-sets.ts'
+import { type AttributeSets, type HopRange, hopRange, mark } from './attribute-sets.ts'
 import { grown, type Nets } from './columns.ts'
 import type { CompiledPolicy, Subject, Verdict } from './policy.ts'
 import { drop, Edit, keep, rewrite } from './rewrite.ts'
@@ -100,6 +100,7 @@ export class Exporter {
   readonly #sets: AttributeSets
   readonly #tagOf: (set: number) => string | undefined
   readonly #self: Uint8Array | undefined
+  readonly #shared: readonly HopRange[]
   readonly #edit = new Edit()
   readonly #subject: Subject
   // What was answered for a set, valid while both serials agree: for one source, since a reflected set may name it, and
@@ -124,6 +125,7 @@ export class Exporter {
     this.#sets = sets
     this.#tagOf = tagOf
     this.#self = terms.self?.bytes()
+    this.#shared = terms.sharedSubnets.map(subnet => hopRange(subnet))
     this.#subject = { sets, set: 0, source: 'local', peerType: terms.kind === 'ebgp' ? 'ebgp' : 'ibgp', tag: undefined }
   }
 
@@ -222,7 +224,9 @@ export class Exporter {
     if (transparent) return this.#marked()
     // A MED received is for us; one of our own or set by policy is for them (RFC 4271 §5.1.4).
     if (edit.med === keep && from !== kind.local) edit.med = drop
-    edit.prepend.unshift(...this.terms.prepend)
+    // In front of what a policy prepends, which is rare: nothing is moved then.
+    if (edit.prepend.length > 0) edit.prepend.unshift(...this.terms.prepend)
+    else for (const as of this.terms.prepend) edit.prepend.push(as)
     edit.publicOnly = this.terms.removePrivateAs
     if (this.terms.overriddenAs !== 0) {
       edit.replacedAs = this.terms.overriddenAs
@@ -254,9 +258,9 @@ export class Exporter {
   }
 
   #onSharedSubnet(hop: number): boolean {
-    if (this.terms.sharedSubnets.length === 0 || this.#sets.hops.own[hop]) return false
-    const ip = this.#sets.hops.ipOf(hop)
-    return this.terms.sharedSubnets.some(subnet => subnet.contains(ip))
+    if (this.#shared.length === 0 || this.#sets.hops.own[hop]) return false
+    for (let i = 0; i < this.#shared.length; i++) if (this.#sets.hops.isWithin(hop, this.#shared[i]!)) return true
+    return false
   }
 
   /** A link-local next hop means nothing on another link: dropped beside a global one, unusable alone. */

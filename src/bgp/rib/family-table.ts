@@ -24,6 +24,8 @@ import { chore, local, slotOf, type Sources } from './sources.ts'
 
 /** What the table asks of its owner. */
 export interface TableEvents {
+  /** The owner takes updates. */
+  readonly told: boolean
   /** There is something to do. */
   wake(): void
   /** Runs import again for one path: see `replace`. */
@@ -218,6 +220,7 @@ export class FamilyTable implements Candidates, Outgoing {
   }
 
   #tell(net: number): void {
+    if (!this.#on.told) return
     const flags = this.nets.flags[net]!
     if (flags & netFlag.untold || (this.nets.best[net]! < 0 && !(flags & netFlag.told))) return
     this.nets.flags[net] = flags | netFlag.untold

@@ -27,6 +27,8 @@ export class Kept {
   #answerVersion = new Int32Array(0)
   readonly #answer: (Excluded | undefined)[] = []
   readonly #lists = new Map<string, Excluded>()
+  /** The lists of one member, by source. */
+  readonly #alone: (Excluded | undefined)[] = []
 
   constructor(sets: AttributeSets) {
     this.#sets = sets
@@ -67,6 +69,8 @@ export class Kept {
   /** The one list of these members; `members` is sorted. */
   listed(members: number[]): Excluded {
     if (members.length === 0) return nobody
+    // By far the most frequent: the source itself, whose AS is in the path of all that it sends.
+    if (members.length === 1) return (this.#alone[members[0]!] ??= members)
     const list = members.sort((a, b) => a - b)
     const key = list.join()
     const known = this.#lists.get(key)
@@ -98,7 +102,8 @@ export class Kept {
         part = next
       }
     }
-    return found ? this.listed([...new Set(found)]) : nobody
+    if (!found) return nobody
+    return this.listed(found.length === 1 ? found : [...new Set(found)])
   }
 }
 

@@ -96,7 +96,7 @@ export function rewrite(sets: AttributeSets, set: number, edit: Edit): number {
   const room =
     end - start + 128 + 5 * edit.prepend.length + 4 * edit.communities.length + 12 * edit.largeCommunities.length
   if (out.length < room) out = new Uint8Array(room * 2)
-  let to = putHop(edit.nextHop ?? bytes.subarray(start + 1, start + 1 + bytes[start]!))
+  let to = edit.nextHop ? putHop(edit.nextHop) : copy(bytes, start, attributesAt(bytes, start), 0)
   // What is added and not there yet goes in where its code belongs; `due` says from which code on to look.
   let due = 0
   for (let at = attributesAt(bytes, start); at < end; ) {
@@ -113,8 +113,7 @@ export function rewrite(sets: AttributeSets, set: number, edit: Edit): number {
 
 function putHop(hop: Uint8Array): number {
   out[0] = hop.length
-  out.set(hop, 1)
-  return 1 + hop.length
+  return copy(hop, 0, hop.length, 1)
 }
 
 /** Adds what the edit sets among the codes `from..until` (exclusive), none of which the set has. */
@@ -245,12 +244,7 @@ function putTransitive(bytes: Uint8Array, at: number, value: number, next: numbe
 }
 
 function copy(bytes: Uint8Array, from: number, until: number, to: number): number {
-  if (until - from > 64) {
-    out.set(bytes.subarray(from, until), to)
-    return to + until - from
-  }
-  while (from < until) out[to++] = bytes[from++]!
-  return to
+  return asPath.copyOctets(bytes, from, until, out, to)
 }
 
 // ------------------------------------------------------------------------------------------------------ local routes

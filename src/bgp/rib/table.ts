@@ -93,7 +93,8 @@ export class Rib implements RibPort {
   #idle = true
   #leaving: 'no' | 'announced' | 'withdrawn' = 'no'
 
-  constructor(options: RibOptions, deps: { readonly clock: Clock; readonly random: Random }) {
+  /** `told`: somebody takes the updates; otherwise none are collected. */
+  constructor(options: RibOptions, deps: { readonly clock: Clock; readonly random: Random }, { told = true } = {}) {
     this.#clock = deps.clock
     this.#options = options
     this.#identity = identityOf(options)
@@ -101,6 +102,7 @@ export class Rib implements RibPort {
     this.sets = new AttributeSets(seed())
     this.sets.hops.setOwn(options.addresses)
     const on = {
+      told,
       wake: () => this.#wake(),
       reimport: (table: FamilyTable, path: number) => this.#reimport(table, path),
       emptied: (source: number) => this.#emptied(source),

@@ -111,6 +111,8 @@ export class Connection {
   #holdMs = 0
   #maxOctets: number = 4096
   #blockedSinceMs: number | undefined
+  /** UPDATEs were taken since the machine was last told of one. */
+  #heard = false
 
   constructor(setup: Setup, owner: ConnectionOwner, ports: ConnectionPorts) {
     this.accepted = setup.accepted
@@ -453,16 +455,18 @@ export class Connection {
     const until = clock.now() + sliceMs
     const before = framer.backlog
     let messages = 0
-    while (this.#line === line && !this.#held && framer.next()) {
+    let spent = false
+    while (!spent && this.#line === line && !this.#held && framer.next()) {
       this.#message(framer)
       // Reading the clock costs as much as a small message: look at it now and then.
-      const spent = (++messages & 15) === 0 && clock.now() >= until
-      if ((spent || before - framer.backlog >= sliceOctets) && this.#line === line) {
-        line?.conn?.pause()
-        this.#continue()
-        this.#owner.sliceDone(this)
-        return
-      }
+      spent = ((++messages & 15) === 0 && clock.now() >= until) || before - framer.backlog >= sliceOctets
+    }
+    if (this.#heard) this.#tellHeard()
+    if (spent && this.#line === line) {
+      line?.conn?.pause()
+      this.#continue()
+      this.#owner.sliceDone(this)
+      return
     }
     if (this.#line !== line || this.#held) return
     if (framer.error) this.dispatch({ kind: 'bad-header', error: framer.error })
@@ -530,7 +534,13 @@ export class Connection {
     }
     const error = this.#owner.update(this, bytes, start, end)
     if (error) this.dispatch({ kind: 'bad-update', error })
-    else this.dispatch({ kind: 'update' })
+    else this.#heard = true
+  }
+
+  /** The machine hears of the UPDATEs of a slice once: in Established they only move the hold timer. */
+  #tellHeard(): void {
+    this.#heard = false
+    if (this.#state.kind === 'established') this.dispatch({ kind: 'update' })
   }
 
   #refresh(bytes: Uint8Array, start: number, end: number): void {

@@ -186,14 +186,12 @@ export function prepend(
     for (let i = 0; i < take; i++, to += 4) putU32(out, to, as[done + i]!)
     if (joins) {
       const next = first + 2 + bytes[first + 1]! * 4
-      out.set(bytes.subarray(first + 2, next), to)
-      to += next - first - 2
+      to = copyOctets(bytes, first + 2, next, out, to)
       first = next
     }
     done += take
   }
-  out.set(bytes.subarray(first, end), to)
-  return to + end - first
+  return copyOctets(bytes, first, end, out, to)
 }
 
 /** RFC 6996: numbers that mean something inside one network only. */
@@ -252,6 +250,16 @@ export function pathText(bytes: Uint8Array, start: number, end: number): string 
 
 export function u32(bytes: Uint8Array, at: number): number {
   return ((bytes[at]! << 24) | (bytes[at + 1]! << 16) | (bytes[at + 2]! << 8) | bytes[at + 3]!) >>> 0
+}
+
+/** Copies `start..end` to `out` at `to`, and returns the end there. Short runs, most of them, cost less one by one. */
+export function copyOctets(bytes: Uint8Array, start: number, end: number, out: Uint8Array, to: number): number {
+  if (end - start > 96) {
+    out.set(bytes.subarray(start, end), to)
+    return to + end - start
+  }
+  while (start < end) out[to++] = bytes[start++]!
+  return to
 }
 
 export function putU32(bytes: Uint8Array, at: number, value: number): void {

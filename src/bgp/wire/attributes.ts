@@ -393,20 +393,12 @@ export class AttributeReader {
     const partial = known ? (known.flags === optionalTransitive ? received & flag.partial : 0) : flag.partial
     const flags = (known ? known.flags : optionalTransitive) | partial
     if (known?.element !== undefined) return this.#putList(flags, number, start, end, known.element, to)
-    to = putHead(this.out, to, flags, number, end - start)
-    const bytes = this.#bytes
-    const out = this.out
-    if (end - start > 64) {
-      out.set(bytes.subarray(start, end), to)
-      return to + end - start
-    }
-    for (let at = start; at < end; ) out[to++] = bytes[at++]!
-    return to
+    return asPath.copyOctets(this.#bytes, start, end, this.out, putHead(this.out, to, flags, number, end - start))
   }
 
   #putList(flags: number, number: number, start: number, end: number, size: number, to: number): number {
     const value = putHead(this.out, to, flags, number, end - start)
-    this.out.set(this.#bytes.subarray(start, end), value)
+    asPath.copyOctets(this.#bytes, start, end, this.out, value)
     const length = sortElements(this.out, value, value + end - start, size)
     if (length === end - start) return value + length
     // Duplicates went: the head may have become shorter.
@@ -418,11 +410,8 @@ export class AttributeReader {
   #putPath(start: number, end: number, to: number): number {
     const bytes = this.#bytes
     const out = this.out
-    if (this.#on.as4) {
-      to = putHead(out, to, wellKnown, code.asPath, end - start)
-      for (let at = start; at < end; ) out[to++] = bytes[at++]!
-      return to
-    }
+    if (this.#on.as4)
+      return asPath.copyOctets(bytes, start, end, out, putHead(out, to, wellKnown, code.asPath, end - start))
     const wide = new Uint8Array(2 * (end - start))
     const path = wide.subarray(0, asPath.widen(bytes, start, end, wide, 0))
     let merged = path
