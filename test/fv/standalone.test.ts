@@ -311,6 +311,41 @@ test('the reflector reflects', async () => {
   for (const one of [...clients, reflector]) expect(await end(one)).toBe(0)
 })
 
+test('the route server serves: paths and next hops as they came, not to whom the sender does not want', async () => {
+  const members = leaves.flatMap((_, i) => ['--member', `10.91.${i + 1}.2@6500${i + 1}`])
+  const args = ['--as', '65000', '--router-id', '10.91.1.1', ...members]
+  const server = start(hub, process.execPath, [example('route-server.js'), ...args])
+  const clients = leaves.map((leaf, i) => {
+    const file = join(folder, `member${i + 1}.yaml`)
+    const peer = `{address: 10.91.${i + 1}.1, as: 65000, role: rs-client, families: [ipv4, ipv6], import: all, export: all, connectRetrySeconds: 1}`
+    const hidden = `{prefix: 10.5${i}.1.0/24, communities: ['0:6500${2 - i}']}`
+    const routes = `[10.5${i}.0.0/24, 'fd5${i}::/48', ${hidden}]`
+    writeFileSync(
+      file,
+      `as: 6500${i + 1}\nrouterId: 10.91.${i + 1}.2\nlisten: []\npeers: [${peer}]\noriginate: ${routes}\n`,
+    )
+    const socket = join(folder, `member${i + 1}.sock`)
+    return { socket, ...start(leaf, bin('manx-bgp'), ['--config', file, '--control', socket]) }
+  })
+  type Item = { prefix: string; attributes: { asPath: string; nextHop?: string } }
+  const learned = async (socket: string, family: 4 | 6) => {
+    const answer = await askAgent(socket, 'GET', `/api/v1/routes?family=${family}`).catch(() => undefined)
+    const items = answer?.status === 200 ? (JSON.parse(answer.body) as { items: Item[] }).items : []
+    return items.flatMap(({ prefix, attributes: { asPath, nextHop } }) =>
+      asPath === '' ? [] : [`${prefix} ${asPath} ${nextHop}`],
+    )
+  }
+  for (const [i, { socket }] of clients.entries()) {
+    const other = 2 - i
+    const want = [`10.5${1 - i}.0.0/24 6500${other} 10.91.${other}.2`, `fd5${1 - i}::/48 6500${other} fd91:${other}::2`]
+    await until('the other member’s routes', async () => {
+      const all = [...(await learned(socket, 4)), ...(await learned(socket, 6))]
+      return all.length >= 2 && (expect(all).toEqual(want), true)
+    })
+  }
+  for (const one of [...clients, server]) expect(await end(one)).toBe(0)
+})
+
 test('BFD from the tarball: a router that stands still is given up within a second', async () => {
   const routers = [hub, leaves[0]!].map((space, i) => {
     const file = join(folder, `bfd${i}.yaml`)
