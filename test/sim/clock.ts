@@ -1,8 +1,9 @@
 /**
  * Virtual time and seeded chance: the simulated twins of `Clock` and `Random`.
  *
- * `SimClock` holds every timer in one heap and moves only when told to. Timers run in order of their time, equal times
- * in order of their making, and the clock reads exactly the timer's time while it runs. Three ways to move it:
+ * `SimClock` holds every timer in one heap, those for this very instant in a queue, and moves only when told to. Timers
+ * run in order of their time, equal times in order of their making, and the clock reads exactly the timer's time while
+ * it runs. Three ways to move it:
  * - `advance(ms)`: runs what is due, draining microtasks and immediates after each timer, so that async code sees each
  *   event's consequences before the next event;
  * - `pass(ms)`: the same without draining, for cores that are synchronous;
@@ -15,21 +16,40 @@
 import { invariant } from '../../src/lib/errors.ts'
 import type { Clock, Random, Timer } from '../../src/lib/ports.ts'
 
-interface Due {
+/** One timer; itself what cancels it, for worlds make millions. */
+class Due implements Timer {
   readonly at: number
   readonly order: number
   run: (() => void) | undefined
+  readonly #clock: SimClock
+
+  constructor(clock: SimClock, at: number, order: number, run: () => void) {
+    this.#clock = clock
+    this.at = at
+    this.order = order
+    this.run = run
+  }
+
+  cancel(): void {
+    if (!this.run) return
+    this.run = undefined
+    this.#clock.live--
+  }
 }
 
 /** More timers than this at one instant: something re-arms itself with 0 for ever. */
 const maxAtOneInstant = 1_000_000
 
 export class SimClock implements Clock {
+  /** Timers set and neither fired nor cancelled; for the timers to count. */
+  live = 0
   readonly #heap: Due[] = []
+  /** Set for the instant at which they were made, in order; every second timer of a world is one. */
+  #soon: Due[] = []
+  #soonAt = 0
   readonly #epoch: number
   #now = 0
   #orders = 0
-  #live = 0
   #atThisInstant = 0
 
   /** `epochMs` is what the wall shows at monotonic zero. */
@@ -47,27 +67,37 @@ export class SimClock implements Clock {
 
   /** Timers set and neither fired nor cancelled. */
   get pending(): number {
-    return this.#live
+    return this.live
   }
 
   after(ms: number, run: () => void): Timer {
     invariant(ms >= 0 && Number.isFinite(ms), `a timer of ${ms} ms`)
-    const due: Due = { at: this.#now + ms, order: this.#orders++, run }
-    push(this.#heap, due)
-    this.#live++
-    return {
-      cancel: () => {
-        if (!due.run) return
-        due.run = undefined
-        this.#live--
-      },
-    }
+    const due = new Due(this, this.#now + ms, this.#orders++, run)
+    // What was due earlier than the queue's time has run: time moves only when the queue is empty.
+    if (due.at === this.#now) this.#soon.push(due)
+    else push(this.#heap, due)
+    this.live++
+    return due
   }
 
   /** Time of the next timer; undefined when there is none. */
   next(): number | undefined {
-    while (this.#heap[0] && !this.#heap[0].run) pop(this.#heap)
-    return this.#heap[0]?.at
+    return this.#first()?.at
+  }
+
+  /** The next live timer, left where it is. */
+  #first(): Due | undefined {
+    const heap = this.#heap
+    while (heap[0] && !heap[0].run) pop(heap)
+    const soon = this.#soon
+    while (this.#soonAt < soon.length && !soon[this.#soonAt]!.run) this.#soonAt++
+    const queued = soon[this.#soonAt]
+    if (!queued) {
+      if (soon.length > 0) this.#soon = []
+      this.#soonAt = 0
+      return heap[0]
+    }
+    return heap[0] && before(heap[0], queued) ? heap[0] : queued
   }
 
   /** Lets everything that waits for no timer happen. */
@@ -126,14 +156,16 @@ export class SimClock implements Clock {
   }
 
   #step(): void {
-    const due = pop(this.#heap)
+    const due = this.#first()
     invariant(due?.run, 'a step without a live timer')
+    if (due === this.#heap[0]) pop(this.#heap)
+    else this.#soonAt++
     this.#atThisInstant = due.at === this.#now ? this.#atThisInstant + 1 : 0
     invariant(this.#atThisInstant < maxAtOneInstant, `time stands still at ${due.at} ms`)
     this.#now = due.at
     const { run } = due
     due.run = undefined
-    this.#live--
+    this.live--
     run()
   }
 }

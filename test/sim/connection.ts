@@ -7,11 +7,13 @@
  */
 
 import type { CloseReason, Conn, ConnEvents, Endpoint, Transport } from '../../src/lib/ports.ts'
-import type { SimHost, SimNetwork } from './transport.ts'
+import type { Path, SimHost, SimNetwork } from './transport.ts'
 
 export type Accept = Parameters<Transport['listen']>[1]
 
 const writeFullBytes = 64 * 1024
+/** With less than this part of it in flight, a window is as good as open. */
+const idlePart = 1 / 16
 
 /** One end of a connection. */
 export class End implements Conn {
@@ -19,10 +21,11 @@ export class End implements Conn {
   readonly remote: Endpoint
   readonly ttl: number
   minTtl = 0
-  other: End | undefined
   readonly #network: SimNetwork
   readonly #host: SimHost
   readonly #key: string
+  #other: End | undefined
+  #there: Path | undefined
   #on: ConnEvents | undefined
   /** Written and not yet taken by the window. */
   #queue: Uint8Array[] = []
@@ -49,6 +52,16 @@ export class End implements Conn {
     this.ttl = ttl
     this.#key = keyOf(local, remote)
     host.keep(this.#key, this)
+  }
+
+  get other(): End | undefined {
+    return this.#other
+  }
+
+  /** Whom it talks to. */
+  set other(other: End) {
+    this.#other = other
+    this.#there = this.#network.path(this.#host.name, other.#host.name)
   }
 
   open(on: ConnEvents): void {
@@ -179,12 +192,13 @@ export class End implements Conn {
   }
 
   #send(what: 'data' | 'fin' | 'ack' | 'reset', deliver: (other: End) => void, octets = 0): void {
-    const { other } = this
-    if (!other) return
-    this.#network.carry(this.#host.name, other.#host.name, octets, () => {
+    const other = this.#other
+    const there = this.#there
+    if (!other || !there) return
+    this.#network.carryOn(there, octets, () => {
       // A host that is down, or an address that moved away, hears nothing.
       if (!other.#host.up || !other.#host.has(other.local.ip)) return
-      if (this.ttl - this.#network.path(this.#host.name, other.#host.name).hops < other.minTtl) return
+      if (this.ttl - there.hops < other.minTtl) return
       if (other.#state !== 'closed' && other.#host.endAt(other.#key) === other) deliver(other)
       // Nobody there: data is answered with a RST, and a FIN too unless theirs came first.
       else if (what === 'data' || (what === 'fin' && !this.#finArrived)) other.#send('reset', self => self.reset())
@@ -213,12 +227,21 @@ export class End implements Conn {
     if (this.#queuedBytes > 0) this.#pumpSoon()
   }
 
+  /** Tells the other side that its octets were read. What cannot make a difference to it by coming later comes now. */
+  #acknowledge(octets: number): void {
+    const other = this.#other
+    const unhindered =
+      this.#there?.up && other && other.#queuedBytes === 0 && other.#inFlight < this.#network.windowBytes * idlePart
+    if (unhindered) other.acked(octets)
+    else this.#send('ack', self => self.acked(octets))
+  }
+
   #read(): void {
     while (this.#state === 'open' && !this.#paused && this.#unread.length > 0) {
       const chunk = this.#unread.shift()!
       this.#on?.data(chunk)
       chunk.fill(0xdd)
-      this.#send('ack', other => other.acked(chunk.length))
+      this.#acknowledge(chunk.length)
     }
     if (this.#state === 'open' && !this.#paused && this.#finArrived && !this.#peerEnded) {
       this.#peerEnded = true

@@ -36,7 +36,7 @@ export interface SimNetworkOptions {
   readonly chunkBytes?: number
 }
 
-interface Path {
+export interface Path {
   up: boolean
   latencyMs: number
   /** Octets per millisecond; undefined: as fast as the window. */
@@ -130,7 +130,10 @@ export class SimNetwork {
 
   /** Carries one packet: later, in order, or when the path is healed. */
   carry(from: string, to: string, octets: number, deliver: () => void): void {
-    const path = this.path(from, to)
+    this.carryOn(this.path(from, to), octets, deliver)
+  }
+
+  carryOn(path: Path, octets: number, deliver: () => void): void {
     const arrive = (): void => {
       if (path.up) deliver()
       else path.held.push(arrive)

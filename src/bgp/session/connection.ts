@@ -55,8 +55,8 @@ export interface ConnectionOwner {
   refresh(connection: Connection, refresh: Refresh): void
   /** Nothing more is to be read for the moment. */
   congested(): boolean
-  /** After a slice of received messages. */
-  sliceDone(connection: Connection): void
+  /** After a slice of received messages; `news`: some were not KEEPALIVEs, so that there may be something to do. */
+  sliceDone(connection: Connection, news: boolean): void
   /** The socket has room again. */
   writable(connection: Connection): void
   counted(direction: 'in' | 'out', type: number): void
@@ -456,7 +456,9 @@ export class Connection {
     const before = framer.backlog
     let messages = 0
     let spent = false
+    let news = false
     while (!spent && this.#line === line && !this.#held && framer.next()) {
+      news ||= framer.type !== messageType.keepalive
       this.#message(framer)
       // Reading the clock costs as much as a small message: look at it now and then.
       spent = ((++messages & 15) === 0 && clock.now() >= until) || before - framer.backlog >= sliceOctets
@@ -465,7 +467,7 @@ export class Connection {
     if (spent && this.#line === line) {
       line?.conn?.pause()
       this.#continue()
-      this.#owner.sliceDone(this)
+      this.#owner.sliceDone(this, news)
       return
     }
     if (this.#line !== line || this.#held) return
@@ -473,7 +475,7 @@ export class Connection {
     else if (this.#finished) this.dispatch({ kind: 'tcp-failed', ...this.#finished })
     else {
       line?.conn?.resume()
-      this.#owner.sliceDone(this)
+      this.#owner.sliceDone(this, news)
     }
   }
 

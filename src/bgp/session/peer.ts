@@ -465,8 +465,8 @@ export class Peer implements ConnectionOwner {
     return this.#host.congested()
   }
 
-  sliceDone(connection: Connection): void {
-    if (connection !== this.#current) return
+  sliceDone(connection: Connection, news: boolean): void {
+    if (connection !== this.#current || !news) return
     if (this.#config.maxPrefix) this.#checkLimits()
     this.#host.received(this)
   }
