@@ -25,9 +25,11 @@ import { foreignFirewalls, type Finding, type ForeignInput } from './rules/forei
 import { tunnelDevice } from './rules/names.ts'
 import { Connections } from './sync/connections.ts'
 import { earliest, type DriverDeps, type DriverState } from './sync/driver.ts'
+import { readingSets } from './sync/ipsets.ts'
 import { Links } from './sync/links.ts'
 import { Neighbours } from './sync/neighbours.ts'
 import { Routes, type RouteReport } from './sync/routes.ts'
+import { wholeTable } from './sync/tables.ts'
 import { TunnelDevices } from './sync/tunnels.ts'
 
 /** Firewalls besides our own back end, as the platform can read them. */
@@ -153,6 +155,11 @@ export class Dataplane {
     return change.kind === 'rules' ? this.#firewall.onRules() : this.#routes.onEvent(change)
   }
 
+  /** Does by itself what must not wait for a pass. */
+  onLink(change: Extract<KernelChange, { kind: 'link' }>): void {
+    if (!change.gone) void this.#routes.linkNamed(change.index, change.name)
+  }
+
   /** A kernel without IPv6 is asked for nothing of it. */
   setKernelHasSix(has: boolean): void {
     if (has === this.#kernelHasSix) return
@@ -166,8 +173,11 @@ export class Dataplane {
 
   // ------------------------------------------------------------------------------------------------------ the passes
 
-  /** Brings the kernel in step as far as it lets us. Drivers keep their own failures. */
-  async apply(sweepLearned: boolean): Promise<void> {
+  /**
+   * Brings the kernel in step as far as it lets us. Drivers keep their own failures. `followLinks` tells of links that
+   * changed meanwhile: tables may have waited for somebody, and a route must not lead to what was a pod's link before.
+   */
+  async apply(sweepLearned: boolean, followLinks: () => Promise<void>): Promise<void> {
     const families = this.#families
     await this.#routes.withdrawPods()
     const links = await this.#tunnels.apply()
@@ -176,6 +186,7 @@ export class Dataplane {
     await Promise.all([this.#connections.apply(), this.#firewall.applyRules(families)])
     // A route through a tunnel finds the other end known, and the other end is known while a route leads there.
     await this.#neighbours.applyAdds()
+    await followLinks()
     await this.#routes.apply(sweepLearned, (link, family) => this.#firewall.isPoliced(link, family))
     await this.#neighbours.applyRemovals()
     await this.#firewall.applyRemovals(families)
@@ -242,7 +253,13 @@ export class Dataplane {
     return this.#routes.report(prefixes)
   }
 
+  /** What keeps rules from being in force, and what others' rules do to ours. */
   warnings(): Finding[] {
+    const { tables, sets } = this.#firewall.state(this.#families)
+    return [...refusals(tables, sets), ...this.#foreignFirewalls()]
+  }
+
+  #foreignFirewalls(): Finding[] {
     return foreignFirewalls({
       filters: this.#families.map(family => ({ family, chains: this.#firewall.foreignChains(family) })),
       linkPrefixes: this.#settings.interfacePrefixes,
@@ -265,18 +282,51 @@ export class Dataplane {
 
   /** True when all that is wanted is in the kernel, and nothing else of ours. */
   isInStep(): boolean {
-    return this.#drivers().every(({ pending, failing }) => pending === 0 && failing.length === 0)
+    return this.#drivers().every(([, { pending, failing }]) => pending === 0 && failing.length === 0)
   }
 
-  /** How many items the kernel refuses at present. */
-  countFailing(): number {
-    return this.#drivers().reduce((sum, { failing }) => sum + failing.length, 0)
+  /** What the kernel refuses at present: `filter 4 cali-pi-...`, `routes 10.48.0.1/32`. */
+  failing(): { readonly kind: string; readonly item: string }[] {
+    return this.#drivers().flatMap(([kind, { failing }]) => failing.map(({ item }) => ({ kind, item })))
   }
 
-  #drivers(): DriverState[] {
+  #drivers(): [kind: string, state: DriverState][] {
     const { routes, links, connections, tunnels, neighbours, tables, sets } = this.state()
     // What this kernel cannot do it will never do: that is told, and holds nobody up.
     const possible = { ...tunnels, failing: tunnels.failing.filter(({ code }) => code !== 'unsupported') }
-    return [routes, links, connections, possible, neighbours, ...Object.values(tables), ...Object.values(sets)]
+    const single = { routes, links, connections, tunnels: possible, neighbours }
+    return [single, tables, sets].flatMap(states => Object.entries<DriverState>(states))
   }
+}
+
+/** Findings about what does not get into the kernel; a lock that all tables wait for is one. */
+function refusals(
+  tables: Readonly<Record<string, DriverState>>,
+  sets: Readonly<Record<string, DriverState>>,
+): Finding[] {
+  const found = new Map<string, Finding>()
+  for (const [table, { failing }] of Object.entries(tables))
+    for (const { item, code, message } of failing)
+      if (code === 'busy')
+        found.set(message, {
+          code: 'K07',
+          message: `${message}: changes of policy wait for it`,
+          remedy: 'end that program',
+        })
+      else {
+        const what = item === wholeTable ? 'is not in step' : `lacks ${item}, which is closed until it is taken`
+        found.set(`${table} ${item}`, {
+          code: 'P05',
+          message: `iptables ${table} ${what}: ${message}`,
+          remedy: 'manxctl help K04 and K05',
+        })
+      }
+  for (const [family, { failing }] of Object.entries(sets))
+    for (const { item, message } of failing)
+      found.set(`${family} ${item}`, {
+        code: 'K04',
+        message: item === readingSets ? `the sets of ${family} cannot be read: ${message}` : `set ${item}: ${message}`,
+        remedy: 'apt install ipset; ipset list NAME shows who holds it',
+      })
+  return [...found.values()]
 }

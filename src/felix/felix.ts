@@ -321,6 +321,7 @@ export class Felix {
   #onKernel(change: KernelChange): void {
     const ofLinks = change.kind !== 'route' && change.kind !== 'rules'
     if (ofLinks) this.#linksChanged = true
+    if (change.kind === 'link' && this.#synced && !this.#stopped) this.#dataplane.onLink(change)
     if (this.#dataplane.onEvent(change)) this.#arm(this.#dataplane.nextAt() ?? this.#deps.clock.now())
     else if (ofLinks) this.#wake()
   }
@@ -359,7 +360,9 @@ export class Felix {
         this.#dataplane.setKernelHasSix((await this.#deps.kernel.sysctl('net/ipv6/conf/all/forwarding')) !== undefined)
       if (this.#linksChanged) await this.#readLinks()
       await this.#readOtherRules()
-      await this.#dataplane.apply(this.#learnedComplete)
+      await this.#dataplane.apply(this.#learnedComplete, async () => {
+        if (this.#linksChanged) await this.#readLinks()
+      })
       this.#passes++
       this.#lastPassMs = clock.now() - startedAt
       this.#lastError = undefined
@@ -431,7 +434,9 @@ export class Felix {
   }
 
   #measure(tookMs: number): void {
-    const failed = this.#lastError !== undefined || this.#dataplane.countFailing() > 0
+    const failing = this.#dataplane.failing()
+    const failed = this.#lastError !== undefined || failing.length > 0
+    this.#meters.refused(failing)
     this.#meters.passed(tookMs, failed, this.#graph.counts())
     if (failed || this.#applied) return
     this.#applied = true

@@ -326,8 +326,15 @@ export class Firewall {
       // Families share nothing; a pod's ADD waits for both.
       await Promise.all(
         families.map(async family => {
+          const tables = tableNames.map(name => this.#tables[family][name].table)
+          // A rule that names a set which somebody destroyed is refused for ever, and nobody tells of sets.
+          if (tables.some(table => table.retriesChains())) this.#sets[family].distrust()
           await this.#sets[family].applyAdds()
-          for (const name of tableNames) await this.#tables[family][name].table.apply()
+          for (const table of tables) {
+            await table.apply()
+            // The pass that follows soon comes back for the rest; routes and links do not wait for somebody's lock.
+            if (table.isLocked()) break
+          }
         }),
       )
     } finally {

@@ -8,6 +8,8 @@ import type { Metrics } from '../lib/ports.ts'
 import type { Changes, Graph } from './calc/graph.ts'
 
 const seconds = [0.001, 0.005, 0.02, 0.05, 0.1, 0.25, 1, 5]
+/** A label's values are kept few. */
+const mostRefused = 20
 const sizes = [1, 3, 10, 30, 100, 300, 1_000, 10_000]
 
 export class Meters {
@@ -22,6 +24,8 @@ export class Meters {
   readonly #failures
   readonly #passes
   readonly #batch
+  readonly #refused
+  #refusedCount = 0
   readonly #counts: readonly {
     readonly of: (counts: ReturnType<Graph['counts']>) => number
     readonly gauge: ReturnType<Metrics['gauge']>
@@ -61,6 +65,10 @@ export class Meters {
       'Number of changes that one pass took.',
       sizes,
     )
+    this.#refused = gauge('felix_kernel_refused', 'What the kernel refuses at present, by driver and name.', [
+      'kind',
+      'item',
+    ])
     this.#counts = counted.map(([name, help, of]) => ({ of, gauge: gauge(name, help) }))
   }
 
@@ -92,6 +100,13 @@ export class Meters {
     this.#passes.add()
     if (failed) this.#failures.add()
     for (const { gauge, of } of this.#counts) gauge.set(of(counts))
+  }
+
+  /** Names the culprits; the first of them where there are many. */
+  refused(failing: readonly { readonly kind: string; readonly item: string }[]): void {
+    if (this.#refusedCount > 0) this.#refused.reset()
+    this.#refusedCount = failing.length
+    for (const { kind, item } of failing.slice(0, mostRefused)) this.#refused.set(1, { kind, item })
   }
 
   /** Once, when the kernel is what the store says for the first time. */

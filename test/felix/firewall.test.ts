@@ -5,7 +5,7 @@
 
 import { deepEqual, equal, match, ok } from 'node:assert/strict'
 import { describe, test } from 'vitest'
-import { Ip, type Family } from '../../src/lib/ip.ts'
+import { Ip, Prefix, type Family } from '../../src/lib/ip.ts'
 import type { Kernel } from '../../src/lib/ports.ts'
 import { Felix } from '../../src/felix/index.ts'
 import type { ResourceUpdate, Update } from '../../src/model/index.ts'
@@ -677,6 +677,64 @@ describe('what others change', () => {
     ok(looks >= 8 && looks <= 12, `${looks} looks in ten seconds`)
     await felix.stop()
   })
+})
+
+test('a lock that somebody holds: one table asks, routes go on, the holder is named once, then all goes in', async () => {
+  const host = new Host()
+  const felix = host.felix(cluster)
+  await host.clock.advance(60_000)
+  const asked: string[] = []
+  const free = host.kernel.refuse(
+    call => call.op === 'restoreTable' && call.family === 4 && asked.push(call.script.split('\n')[0]!) > 0,
+    { times: Infinity, code: 'busy', message: 'the lock is held by sleep (pid 7)' },
+  )
+  felix.apply([
+    onlyClients,
+    resource('HostEndpoint', 'h', { node: 'node-a', interfaceName: 'eth1', profiles: ['open'] }),
+  ])
+  await host.clock.advance(2_000)
+  deepEqual(new Set(asked), new Set(['*raw']), 'the others would only wait as well')
+  felix.learnedRoutes([{ prefix: Prefix.of('10.48.7.0/26'), nextHops: [Ip.of('10.0.0.2')] }])
+  await host.clock.advance(2_000)
+  ok(host.kernel.routesNow(4).some(({ prefix }) => prefix.key === '10.48.7.0/26'))
+  deepEqual(
+    felix.snapshot().warnings.map(({ code, message }) => `${code} ${message}`),
+    ['K07 the lock is held by sleep (pid 7): changes of policy wait for it'],
+  )
+  free()
+  await host.clock.advance(1_000)
+  equal(felix.snapshot().phase, 'in step')
+  deepEqual(felix.snapshot().warnings, [])
+  equal(await host.through(4, forward, packet('10.48.9.2', '10.48.0.1')), 'drop')
+  await felix.stop()
+})
+
+test('a chain that is refused: named, and the sets that it may lack are looked at before the next try', async () => {
+  const host = new Host()
+  const felix = host.felix(cluster)
+  await host.clock.advance(60_000)
+  let reads = 0
+  host.kernel.refuse(call => call.op === 'readSets' && call.family === 6 && ++reads === 0, { times: Infinity })
+  host.kernel.refuse(call => call.op === 'restoreTable' && call.family === 6 && call.script.includes('cali60s:'), {
+    times: 8,
+    message: 'Set cali60s:x does not exist',
+  })
+  felix.apply([onlyClients])
+  await host.clock.advance(60)
+  const { warnings, phase } = felix.snapshot()
+  equal(phase, 'working')
+  deepEqual(
+    warnings.map(({ code, message }) => `${code} ${message}`),
+    [
+      'P05 iptables filter 6 lacks cali-pi-np/default/clients, which is closed until it is taken: Set cali60s:x does not exist',
+    ],
+  )
+  equal(reads, 0)
+  await host.clock.advance(30_000)
+  ok(reads > 0, 'long before the refresh interval')
+  equal(felix.snapshot().phase, 'in step')
+  deepEqual(felix.snapshot().warnings, [])
+  await felix.stop()
 })
 
 test('a kernel without NFLOG: the same verdicts, one warning, and a restart writes nothing', async () => {

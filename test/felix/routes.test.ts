@@ -302,6 +302,14 @@ describe('repair', () => {
       name: 'a pod’s route replaced under another protocol',
       edit: bench => bench.edit('fd48::1/128', { via: Ip.of('fd00::9'), link: bench.index('eth0') }, 4),
     },
+    {
+      name: 'somebody’s route to a pod that the kernel prefers',
+      edit: bench => bench.edit('10.48.0.1/32', { link: bench.index('eth0') }, 3, 0),
+    },
+    {
+      name: 'somebody’s route to a pod that the kernel prefers, IPv6',
+      edit: bench => bench.edit('fd48::1/128', { via: Ip.of('fd00::9'), link: bench.index('eth0') }, 4, 512),
+    },
     { name: 'a route with our mark that nobody wants', edit: bench => bench.edit('10.99.0.0/16', undefined, 80) },
   ]
   for (const c of edits)
@@ -371,6 +379,32 @@ describe('links and next hops', () => {
     await bench.pass()
     await bench.again(200)
     deepEqual(bench.now(), allText)
+  })
+
+  test('a pod’s link under another name: its routes go at once, and are not written before links are told again', async () => {
+    const bench = await settled()
+    const { withdrawn, closed } = { withdrawn: ['10.48.0.1/32 cali1', 'fd48::1/128 cali1'], closed: bench.now() }
+    await bench.routes.linkNamed(bench.index('cali1'), 'cali1')
+    deepEqual(bench.now(), allText, 'a name that it had already')
+    await bench.routes.linkNamed(bench.index('eth0'), 'eth9')
+    deepEqual(bench.now(), allText, 'not a pod’s')
+    await bench.routes.linkNamed(bench.index('cali1'), 'up9')
+    const left = closed.filter(line => !withdrawn.includes(line))
+    deepEqual(bench.now(), left)
+    await bench.again(1_000)
+    deepEqual(bench.now(), left)
+    await bench.pass()
+    deepEqual(bench.now(), allText, 'it has its name again')
+  })
+
+  test('a route of ours to a pod’s address over another link goes before BGP has converged', async () => {
+    const bench = new Bench()
+    bench.sweep = false
+    bench.edit('10.48.0.1/32', { link: bench.index('eth0') }, 80)
+    bench.edit('10.48.7.0/26', { via: Ip.of('10.0.0.9'), link: bench.index('eth0') }, 80)
+    bench.routes.want(podRoute('10.48.0.1/32', 'cali1'))
+    await bench.pass()
+    deepEqual(bench.now(), ['10.48.7.0/26 10.0.0.9@eth0'])
   })
 
   test('an uplink that goes down takes its routes along; they come back with it', async () => {

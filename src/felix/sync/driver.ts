@@ -38,6 +38,8 @@ export interface DriverState {
 const firstPauseMs = 100
 const longestPauseMs = 30_000
 const deferMs = 1_000
+/** Somebody's lock is free again any moment, and who asked for it has waited already. */
+const longestBusyPauseMs = 500
 
 export class Backoff {
   readonly #clock: Clock
@@ -53,7 +55,8 @@ export class Backoff {
   failed(item: string, code: string, message: string): boolean {
     const before = this.#failing.get(item)
     const failures = (before?.failures ?? 0) + 1
-    const pause = Math.min(longestPauseMs, firstPauseMs * 2 ** Math.min(failures - 1, 20))
+    const longest = code === 'busy' ? longestBusyPauseMs : longestPauseMs
+    const pause = Math.min(longest, firstPauseMs * 2 ** Math.min(failures - 1, 20))
     // A quarter either way, so that items that failed together do not come back together for ever.
     const at = this.#clock.now() + pause * (0.75 + 0.5 * this.#random.next())
     this.#failing.set(item, { code, message, failures, at })

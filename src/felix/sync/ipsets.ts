@@ -31,7 +31,7 @@ interface Held {
 /** Contract §4.7: `maxIpsetSize`. */
 const maxElements = 1_048_576
 /** Backoff entry of reading as a whole; no set is called so. */
-const reading = '*'
+export const readingSets = '*'
 
 export class IpSets {
   readonly #family: Family
@@ -112,7 +112,7 @@ export class IpSets {
 
   /** Makes sets and adds members. Throws nothing. */
   async applyAdds(): Promise<void> {
-    if (!this.#backoff.isDue(reading)) return
+    if (!this.#backoff.isDue(readingSets)) return
     if (this.#checkAt !== undefined && this.#checkAt <= this.#deps.clock.now()) this.#known = false
     if (!this.#known && !(await this.#read())) return
     const done = (name: string): void => {
@@ -134,7 +134,7 @@ export class IpSets {
     }
     await this.#phase(() => this.#planRemovals(), done)
     for (const name of this.#dirty) if (this.#isSettled(name)) this.#dirty.delete(name)
-    this.#backoff.keepOnly(name => name === reading || this.#dirty.has(name))
+    this.#backoff.keepOnly(name => name === readingSets || this.#dirty.has(name))
     this.#backoff.defer()
     this.#meter.ours.set(this.#actual.size)
   }
@@ -269,14 +269,14 @@ export class IpSets {
       }
       this.#known = true
       this.#readBefore = true
-      this.#backoff.succeeded(reading)
+      this.#backoff.succeeded(readingSets)
       this.#meter.total.set(sets.length)
       this.setRefresh(this.#refreshMs)
       return true
     } catch (error) {
       // No ipset on this host is no failure while nobody wants a set.
       if (codeOf(error) === 'unsupported' && this.#desired.size === 0) this.setRefresh(this.#refreshMs)
-      else if (this.#backoff.failed(reading, codeOf(error), reasonOf(error)))
+      else if (this.#backoff.failed(readingSets, codeOf(error), reasonOf(error)))
         this.#log.error('cannot read the sets', { why: reasonOf(error) })
       return false
     }

@@ -12,7 +12,9 @@
  * - Until the learned side has converged (`sweepLearned`), learned-looking routes that nobody wants yet stand: they are the
  *   previous run's, and traffic uses them while BGP restarts gracefully. Pod routes and black holes go at once.
  * - A foreign route with the same prefix and metric is not replaced by a learned one: no mark, no merge. Pod routes and
- *   black holes lie inside pools, which are ours, and do replace it.
+ *   black holes lie inside pools, which are ours, and do replace it; a foreign route to a pod's own address that the kernel
+ *   would prefer is removed.
+ * - A pod's link under another name is beyond the rules that name it: routes over it go with the event, not with the pass.
  * - New routes go in before old ones go out, so that a change of metric or length leaves no gap.
  * - Events are hints. An event that echoes our own write is recognised by count; any other that concerns us makes the
  *   next pass read the table back. The refresh interval catches what no event told. Contract §4.8, §4.9, §10 row 18.
@@ -99,6 +101,10 @@ export class Routes {
   readonly #hops = new NextHops()
   /** Routes of others that stand where one of ours might want to be. */
   readonly #foreign = { 4: new Map<string, KernelRoute>(), 6: new Map<string, KernelRoute>() }
+  /** Those among them that take the packets of a pod of this host. */
+  readonly #shadows = new Map<string, KernelRoute>()
+  /** Pod links that were renamed since links were last told. */
+  readonly #renamed = new Set<number>()
   readonly #known = new Set<Family>()
   readonly #readBefore = new Set<Family>()
   /** Our own writes whose events are still to come: by change and prefix, how many. */
@@ -164,6 +170,7 @@ export class Routes {
     const known = new Set(this.#links.map(({ index }) => index))
     const added = links.filter(({ index }) => !known.has(index))
     this.#links = links
+    this.#renamed.clear()
     this.#hops.linksChanged(links)
     // A link that went down took its routes along, and the kernel does not say so for each of them.
     if (changed.length > 0 && this.#isUsed(new Set(changed.map(({ index }) => index)))) this.#known.clear()
@@ -171,6 +178,19 @@ export class Routes {
     if (changed.length > 0 || added.some(hasSubnet)) this.#resolveAll()
     else for (const prefixKey of this.#waiting.keys()) this.#unresolved.add(prefixKey)
     if (changed.length > 0 || added.length > 0) this.#backoff.hurry()
+  }
+
+  /**
+   * A link has this name now. Was it a pod's under another one, the routes over it go at once: a pass may be waiting for
+   * somebody's lock meanwhile. The next pass works out the rest. Throws nothing.
+   */
+  async linkNamed(index: number, name: string): Promise<void> {
+    const before = this.#hops.linkAt(index)?.name
+    if (before === undefined || before === name || !this.#isPodLink(index)) return
+    this.#renamed.add(index)
+    const over = [...this.#delta.actual.values()].filter(({ nextHops }) => nextHops.some(({ link }) => link === index))
+    this.#log.warn('the link of a pod was renamed; the pod is closed', { before, after: name })
+    if (over.length > 0) await this.#change(over.map(route => ({ kind: 'remove', route })))
   }
 
   /** True when the event makes a pass worth while. */
@@ -267,8 +287,8 @@ export class Routes {
     const gone = [...remove].filter(
       ([key, route]) =>
         this.#known.has(route.prefix.family) &&
-        this.#isOverPodLink(route) &&
-        !this.#wanted.has(route.prefix.key) &&
+        (this.#isOverPodLink(route) || this.#isPods(route)) &&
+        (!this.#wanted.has(route.prefix.key) || this.#waiting.has(route.prefix.key)) &&
         this.#backoff.isDue(`remove ${key}`),
     )
     if (gone.length > 0) await this.#change(gone.map(([, route]) => ({ kind: 'remove', route })))
@@ -295,6 +315,8 @@ export class Routes {
     for (const route of remove.values())
       if (this.#known.has(route.prefix.family) && this.#mayRemove(route, sweepLearned))
         changes.push({ kind: 'remove', route })
+    for (const [key, route] of this.#shadows)
+      if (this.#backoff.isDue(`remove ${key}`)) changes.push({ kind: 'remove', route })
     if (changes.length === 0) this.#backoff.succeeded(writing)
     await this.#change(changes)
     this.#backoff.keepOnly(item => this.#isOpen(item))
@@ -374,7 +396,7 @@ export class Routes {
 
   #maySet(key: string, route: KernelRoute, isPoliced: (link: string, family: Family) => boolean): boolean {
     const item = route.prefix.key
-    if (!this.#backoff.isDue(item)) return false
+    if (!this.#backoff.isDue(item) || route.nextHops.some(({ link }) => this.#renamed.has(link ?? 0))) return false
     const target = this.#wanted.get(item)?.target
     if (target?.kind === 'pod') return isPoliced(target.link, route.prefix.family)
     const holder = this.#foreign[route.prefix.family].get(key)
@@ -385,14 +407,21 @@ export class Routes {
 
   #mayRemove(route: KernelRoute, sweepLearned: boolean): boolean {
     if (!this.#backoff.isDue(`remove ${keyOf(route)}`)) return false
-    return sweepLearned || route.kind === 'blackhole' || this.#isOverPodLink(route)
+    return sweepLearned || route.kind === 'blackhole' || this.#isOverPodLink(route) || this.#isPods(route)
+  }
+
+  /** A route of ours to the address of a pod of this host, wherever it leads. */
+  #isPods({ prefix }: KernelRoute): boolean {
+    return this.#wanted.get(prefix.key)?.target.kind === 'pod'
   }
 
   /** Whether a failing item is still anybody's business. */
   #isOpen(item: string): boolean {
     if (item === writing || item.startsWith('read ')) return true
     const { remove } = this.#delta.pending()
-    return item.startsWith('remove ') ? remove.has(item.slice('remove '.length)) : this.#wanted.has(item)
+    if (!item.startsWith('remove ')) return this.#wanted.has(item)
+    const key = item.slice('remove '.length)
+    return remove.has(key) || this.#shadows.has(key)
   }
 
   // ------------------------------------------------------------------------------------------------------- the kernel
@@ -427,6 +456,7 @@ export class Routes {
       }
     }
     this.#found(family, ours)
+    this.#findShadows(family, others)
     this.#hops.hostRoutes(family, others)
     this.#resolveAll()
     this.#known.add(family)
@@ -434,6 +464,20 @@ export class Routes {
     this.#lastReadAt = clock.now()
     if (this.#own.refreshMs > 0) this.#checkAt = this.#lastReadAt + this.#own.refreshMs
     this.#meter.resync.observe((this.#lastReadAt - startedAt) / 1000)
+  }
+
+  /** What others have put before the routes of pods: somebody's `ip route replace` knows nothing of our metric. */
+  #findShadows(family: Family, others: readonly KernelRoute[]): void {
+    for (const [key, { prefix }] of this.#shadows) if (prefix.family === family) this.#shadows.delete(key)
+    for (const route of others) {
+      const wanted = this.#wanted.get(route.prefix.key)
+      if (wanted?.target.kind === 'pod' && route.metric < wanted.metric) this.#shadows.set(keyOf(route), route)
+    }
+    const count = [...this.#shadows.values()].filter(({ prefix }) => prefix.family === family).length
+    if (count === 0) return
+    this.#drift += count
+    this.#meter.drift.add(count, { kind: 'route' })
+    this.#log.warn('somebody else has routes to addresses of pods; removing them', { family, count })
   }
 
   /** Replaces what is believed of one family and counts what others did meanwhile. */
@@ -482,7 +526,7 @@ export class Routes {
     if (outcome.ok) {
       this.#backoff.succeeded(item)
       if (kind === 'set') this.#delta.found(key, route)
-      else this.#delta.gone(key)
+      else if (!this.#shadows.delete(key)) this.#delta.gone(key)
       return
     }
     // It changed nothing, so no event will come: the next one of this prefix is somebody else's.

@@ -47,7 +47,7 @@ export interface KernelChain {
 }
 
 /** Backoff entry of the table as a whole; no chain is called so. */
-const wholeTable = '*'
+export const wholeTable = '*'
 const probeChain = 'cali-try'
 /** Between two looks that others' changes ask for: this long, and so many times what one takes. */
 const leastLookPauseMs = 1_000
@@ -122,6 +122,16 @@ export class Table {
   /** How many scripts were written so far. */
   get writes(): number {
     return this.#writes
+  }
+
+  /** True while somebody else holds the lock of the tool: other tables would only wait for it as well. */
+  isLocked(): boolean {
+    return this.#backoff.list().some(({ item, code }) => item === wholeTable && code === 'busy')
+  }
+
+  /** True when a chain that was refused will be tried again: maybe a set that it names is gone. */
+  retriesChains(): boolean {
+    return this.#backoff.list().some(({ item, retryInMs }) => item !== wholeTable && retryInMs === 0)
   }
 
   /** True when this chain is in the kernel as wanted. */

@@ -41,7 +41,7 @@ export type { Backend, Backends } from './tables.ts'
 export interface KernelOptions {
   /** iptables engine; default `auto`. */
   readonly tableBackend?: Backend | 'auto'
-  /** How long to wait for the lock of the legacy iptables tools; default 10. */
+  /** How long to wait at a time for the lock of the legacy iptables tools; default 2. */
   readonly lockSeconds?: number
 }
 
@@ -82,7 +82,7 @@ export class LinuxKernel implements Kernel {
 
   constructor(options: KernelOptions) {
     this.#wish = options.tableBackend ?? 'auto'
-    this.#lockSeconds = options.lockSeconds ?? 10
+    this.#lockSeconds = options.lockSeconds ?? 2
     this.#forRoutes = new NetlinkSocket(NETLINK_ROUTE)
     this.#forLinks = new NetlinkSocket(NETLINK_ROUTE)
   }

@@ -7,11 +7,11 @@
  * tables exist is read from /proc, because asking the legacy tool would create them.
  *
  * A restore is one kernel transaction in the nft back end and one table replacement in the legacy one: all or nothing.
- * The legacy tools share a lock; it is waited for `lockSeconds`, then the answer is `busy`. The nft tools take no lock
- * and are not given the option.
+ * The legacy tools share a lock; it is waited for `lockSeconds`, then the answer is `busy` and says who holds it. The nft
+ * tools take no lock and are not given the option.
  */
 
-import { readFileSync } from 'node:fs'
+import { readFileSync, statSync } from 'node:fs'
 import { CodedError } from '../../lib/errors.ts'
 import type { Family } from '../../lib/ip.ts'
 import type { KernelFailure } from '../../lib/ports.ts'
@@ -70,7 +70,31 @@ export async function restoreTable(
   lockSeconds: number,
 ): Promise<void> {
   const wait = backend === 'legacy' ? ['--wait', `${lockSeconds}`] : []
-  await runTool(toolOf(backend, family, 'restore'), ['--noflush', ...wait], script)
+  try {
+    await runTool(toolOf(backend, family, 'restore'), ['--noflush', ...wait], script)
+  } catch (error) {
+    if (!(error instanceof CodedError) || (error.detail as KernelFailure).code !== 'busy') throw error
+    const text = `the xtables lock ${lockFile()} is held by ${lockHolder() ?? 'another program'}`
+    throw new CodedError<KernelFailure>({ code: 'busy' }, text, { cause: error })
+  }
+}
+
+function lockFile(): string {
+  return process.env['XTABLES_LOCKFILE'] ?? '/run/xtables.lock'
+}
+
+/** Name and number of the process that holds the lock; undefined: nobody any more, or nobody that is seen from here. */
+function lockHolder(): string | undefined {
+  try {
+    const { ino } = statSync(lockFile())
+    // Waiting ones have an arrow before the word: `1: FLOCK  ADVISORY  WRITE 2211 00:1a:1234 0 EOF`.
+    const held = new RegExp(`^\\d+: FLOCK +\\S+ +\\S+ +(\\d+) \\S+:${ino} `, 'm')
+    const pid = held.exec(readFileSync('/proc/locks', 'utf8'))?.[1]
+    return pid && `${readFileSync(`/proc/${pid}/comm`, 'utf8').trim()} (pid ${pid})`
+  } catch {
+    // It let go meanwhile, or /proc is not for us to read.
+    return undefined
+  }
 }
 
 function toolOf(backend: Backend, family: Family, what: 'save' | 'restore'): string {
