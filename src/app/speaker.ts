@@ -35,6 +35,7 @@ import {
   planPeer,
 } from './speaker/plan.ts'
 import { Ranges } from './speaker/ranges.ts'
+import { writeWhole } from './speaker/table-file.ts'
 import type { OriginateSettings, PeerSettings, SpeakerSettings } from './speaker/settings.ts'
 
 export { Ip, Prefix }
@@ -60,6 +61,7 @@ export type {
   RouteUpdate,
   SpeakerSnapshot,
   StateWord,
+  StationView,
 } from '../bgp/index.ts'
 
 export interface SpeakerEvents {
@@ -346,6 +348,16 @@ export class BgpSpeaker {
   zoneOf(ip: Ip): string | undefined {
     for (const peer of this.#peers.values()) if (peer.zone !== undefined && peer.address.equals(ip)) return peer.zone
     return this.#ranges.peers.find(peer => peer.zone !== undefined && peer.address.equals(ip))?.zone
+  }
+
+  /** The table as MRT records (RFC 6396), in chunks of some hundred prefixes: let others have a turn between them. */
+  tableDump(): Iterable<Uint8Array> {
+    return this.#speaker.tableDump()
+  }
+
+  /** The table as an MRT file, which is there when it is whole. Sessions go on meanwhile. */
+  writeTable(file: string): Promise<{ readonly file: string; readonly octets: number }> {
+    return writeWhole(file, this.tableDump(), this.#clock)
   }
 
   /** True but worth knowing: eBGP peers without filters (RFC 8212). */

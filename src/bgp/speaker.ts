@@ -19,6 +19,7 @@
 import type { Family } from '../lib/ip.ts'
 import { Ip } from '../lib/ip.ts'
 import type { Clock, Conn, ConnEvents, Log, Metrics, Random, Timer, Transport } from '../lib/ports.ts'
+import { tableDump } from './monitor.ts'
 import { Stations, type StationView } from './monitor/stations.ts'
 import { Rib } from './rib/table.ts'
 import type { Cause } from './session/cause.ts'
@@ -267,6 +268,12 @@ export class Speaker {
         .toSorted((a, b) => a.config.address.compare(b.config.address) || a.config.port - b.config.port)
         .map(peer => viewPeer(peer, lingering.includes(peer) || this.#leaving.has(peer), clock, this.#rib)),
     }
+  }
+
+  /** The table as MRT records, in chunks; between them others may have their turn (RFC 6396). */
+  tableDump(): Iterable<Uint8Array> {
+    if (!(this.#rib instanceof Rib)) return []
+    return tableDump(this.#rib, this.#deps.clock.wall(), slot => this.#slots[slot]?.record.sinceWallMs ?? 0)
   }
 
   /** Brings gauges and counters up to date; called when somebody scrapes. */

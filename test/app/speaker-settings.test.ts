@@ -7,6 +7,7 @@ import { SettingsFile } from '../../src/app/speaker/file.ts'
 import { type Plan, planOf } from '../../src/app/speaker/plan.ts'
 import { acceptAll, rejectAll } from '../../src/bgp/index.ts'
 import { Ip, Prefix } from '../../src/lib/ip.ts'
+import { version } from '../../src/lib/version.ts'
 
 const facts = { addresses: [{ ip: Ip.of('10.9.9.9'), length: 24 }], filterFunctions: false }
 
@@ -239,3 +240,60 @@ test('what is not YAML says where', () => {
 test('JSON is YAML', () => {
   expect(planOf(new SettingsFile('x.json', '{"as": 65000, "originate": ["10.0.0.0/8"]}').settings, facts).ok).toBe(true)
 })
+
+test('BMP stations and table dumps', () => {
+  const { config, dump } = plan({
+    as: 65000,
+    bmp: [
+      { address: '10.0.0.9', port: 1790 },
+      { address: 'fd00::9', port: 5000, source: 'fd00::1', name: 'gw', statisticsSeconds: 0 },
+    ],
+    mrt: { table: '/var/lib/rib.%Y%m%d.%H%M.mrt', everySeconds: 7200, keep: 12 },
+  })
+  expect(
+    config.stations?.map(({ station, source, ...rest }) => [station.ip.key, station.port, source?.key, rest]),
+  ).toEqual([
+    ['10.0.0.9', 1790, undefined, { name: '10.9.9.9', description: `manx ${version}`, statisticsSeconds: 60 }],
+    ['fd00::9', 5000, 'fd00::1', { name: 'gw', description: `manx ${version}`, statisticsSeconds: 0 }],
+  ])
+  expect(dump).toEqual({ table: '/var/lib/rib.%Y%m%d.%H%M.mrt', everySeconds: 7200, keep: 12 })
+  expect(plan({ as: 65000 })).toMatchObject({ config: { stations: [] } })
+})
+
+const badMonitors = [
+  { settings: { bmp: [{ address: '10.0.0.9' }] }, want: 'bmp[0]: a BMP station needs `address` and `port`' },
+  { settings: { bmp: [{ address: 'x', port: 1 }] }, want: 'bmp[0].address: address `x` is not an IP address' },
+  {
+    settings: { bmp: [{ address: '10.0.0.9', port: 1, source: 'fd00::1' }] },
+    want: 'bmp[0].source: source `fd00::1` is not IPv4, as the station is',
+  },
+  {
+    settings: {
+      bmp: [
+        { address: '10.0.0.9', port: 1 },
+        { address: '10.0.0.9', port: 1, name: 'x' },
+      ],
+    },
+    want: 'bmp[1]: this station is there already',
+  },
+  { settings: { mrt: { everySeconds: 60 } }, want: 'mrt: mrt needs `table`, the file to write' },
+  {
+    settings: { mrt: { table: 'rib.%y' } },
+    want: 'mrt.table: `%y` is none of %Y, %m, %d, %H, %M, %S',
+  },
+  {
+    settings: { mrt: { table: '%Y/rib' } },
+    want: 'mrt.table: the time belongs into the name of the file, not of a folder',
+  },
+  {
+    settings: { mrt: { table: 'rib', keep: 3 } },
+    want: 'mrt.keep: keep needs a name with the time in it: %Y %m %d %H %M %S',
+  },
+]
+for (const { settings, want } of badMonitors)
+  test(`refused: ${JSON.stringify(settings)}`, () => {
+    const outcome = planOf({ as: 65000, ...settings }, facts)
+    expect(outcome.ok ? [] : outcome.problems.map(({ path, message }) => `${pathText(path)}: ${message}`)).toEqual([
+      want,
+    ])
+  })

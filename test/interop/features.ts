@@ -1,5 +1,6 @@
 /** The rows of the matrix, in the order of the table. */
 
+import { bmp } from './collector.ts'
 import { communities } from './communities.ts'
 import * as routes from './routes.ts'
 import * as sessions from './sessions.ts'
@@ -32,5 +33,6 @@ export const features: Readonly<Record<string, Feature>> = {
   bfd: { title: 'BFD', run: sessions.bfd },
   communities: { title: 'communities, 3 kinds', run: communities },
   'ext-messages': { title: 'extended messages', run: sessions.extendedMessages },
+  bmp: { title: 'BMP of its sessions, to pmacct', run: bmp },
   shutdown: { title: 'shutdown communication', run: routes.shutdown },
 }

@@ -15,6 +15,7 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { describeMissing, ensureTools, unpackTool } from '../../scripts/tools.mjs'
+import { collectorPackages } from './collector.ts'
 import { features } from './features.ts'
 import type { Outcome } from './lane.ts'
 import { racks, racksTitle } from './racks.ts'
@@ -69,7 +70,7 @@ function chosen(option: string, text: string | undefined, all: readonly string[]
 async function haveTools(): Promise<void> {
   const { missing, why } = await ensureTools('interop', say)
   if (missing.length > 0) throw new Error(describeMissing(missing, why))
-  for (const name of ['bird', 'openbgpd', 'libevent-2.1-7']) await unpackTool(name, say)
+  for (const name of ['bird', 'openbgpd', 'libevent-2.1-7', ...collectorPackages]) await unpackTool(name, say)
 }
 
 async function runLanes(daemons: readonly string[], wanted: readonly string[], most: number): Promise<Outcome[]> {

@@ -5,8 +5,8 @@
  *   manx-bgp --config FILE [--check] [--control SOCKET] [--http ADDR] [--log-level L] [--log-format text|json]
  *
  * SIGTERM and SIGINT stop gracefully: peers that can keep our routes do, the kernel's routes stand. SIGHUP reads the file
- * again and applies the difference; a file with mistakes changes nothing. Exit 0: asked to stop; 1: a bug, or an address
- * taken; 2: settings; 6: capability.
+ * again and applies the difference; a file with mistakes changes nothing. SIGUSR2 writes the table (`mrt`). Exit 0: asked to
+ * stop; 1: a bug, or an address taken; 2: settings; 6: capability.
  */
 
 import { parseArgs } from 'node:util'
@@ -22,6 +22,7 @@ import { KernelRoutes } from './fib.ts'
 import { SettingsFile } from './file.ts'
 import { type Plan, planOf } from './plan.ts'
 import type { SpeakerSettings } from './settings.ts'
+import { TableDumps } from './table-file.ts'
 import { doorsOf } from './views.ts'
 
 const usage = `manx-bgp: a BGP speaker of its own, in the foreground
@@ -106,12 +107,14 @@ class Daemon {
   readonly #metrics = new PromMetrics({ ofProcess: true })
   #speaker!: BgpSpeaker
   #kernelRoutes: KernelRoutes | undefined
+  readonly #dumps: TableDumps
 
   constructor(file: string, settings: SpeakerSettings, options: Options) {
     this.#file = file
     this.#settings = settings
     this.#options = options
     this.#log = createLog({ level: levelOf(options['log-level']), format: formatOf(options['log-format']) })
+    this.#dumps = new TableDumps({ clock: this.#clock, log: this.#log, dump: () => this.#speaker.tableDump() })
   }
 
   async run(plan: Plan): Promise<number> {
@@ -137,7 +140,9 @@ class Daemon {
     )
     const doors = await this.#openDoors()
     this.#speaker.start()
+    this.#dumps.configure(plan.dump)
     const code = await ended
+    await this.#dumps.stop()
     // The socket answers to the end: who asks during a stop is told so.
     await this.#speaker.stop({ graceful: true })
     await this.#kernelRoutes?.stop()
@@ -183,6 +188,10 @@ class Daemon {
           resolve(exitCodes.done)
         })
       process.on('SIGHUP', () => this.#reload())
+      process.on('SIGUSR2', () => {
+        if (!this.#dumps.now())
+          this.#log.warn('SIGUSR2 writes the table, and the settings name no file: `mrt: {table: FILE}`')
+      })
       process.on('uncaughtException', error => {
         this.#log.error(reasonOf(error), { stack: error instanceof Error ? error.stack : undefined })
         process.exit(exitCodes.failed)
@@ -195,6 +204,7 @@ class Daemon {
       const { settings, plan } = readSettings(this.#file)
       const before = this.#speaker.fib
       this.#speaker.configure(settings)
+      this.#dumps.configure(plan.dump)
       for (const note of plan.notes) this.#log.warn(note)
       if (JSON.stringify(before) !== JSON.stringify(plan.fib))
         this.#log.warn('`fib` takes effect at the next start', { file: this.#file })

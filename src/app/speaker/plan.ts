@@ -9,6 +9,7 @@ import { acceptAll, rejectAll } from '../../bgp/index.ts'
 import type { Origination, PeerConfig, Policy, SpeakerConfig } from '../../bgp/index.ts'
 import { Ip, Prefix, type Family } from '../../lib/ip.ts'
 import * as read from './fields.ts'
+import { dump, type DumpPlan, planStations, stations } from './monitoring.ts'
 import { type Choice, choice, communities, type Communities, policy, present } from './policies.ts'
 import type { BfdSettings, FibSettings, MaxPrefixSettings } from './settings.ts'
 
@@ -42,6 +43,7 @@ export interface Plan {
   readonly config: SpeakerConfig
   readonly ranges: readonly RangePlan[]
   readonly fib?: Fib
+  readonly dump?: DumpPlan
   /** True but worth knowing. */
   readonly notes: readonly string[]
   /** For peers and routes that come later. */
@@ -180,6 +182,8 @@ interface SettingsRead {
   readonly policies: ReadonlyMap<string, Policy>
   readonly originate: readonly Origination[]
   readonly fib: Partial<FibSettings> | false
+  readonly bmp: Parameters<typeof planStations>[0]
+  readonly mrt: DumpPlan
 }
 
 const bgpPort = 179
@@ -346,6 +350,8 @@ function settingsRead(functions: boolean): read.Read<Partial<SettingsRead>> {
     policies: read.named(policy),
     originate: read.list(origination),
     fib,
+    bmp: stations,
+    mrt: dump,
   })
 }
 
@@ -382,9 +388,13 @@ export function planOf(settings: unknown, facts: Facts): Outcome<Plan> {
     peers,
     originate: found.originate ?? [],
     addresses,
+    stations: planStations(found.bmp ?? [], routerId),
   }
   const kernel = found.fib ? { protocol: 81, metric: 32, table: 254, ...found.fib } : undefined
-  return { ok: true, value: { config, ranges, ...(kernel && { fib: kernel }), notes, base } }
+  return {
+    ok: true,
+    value: { config, ranges, ...(kernel && { fib: kernel }), ...(found.mrt && { dump: found.mrt }), notes, base },
+  }
 }
 
 /** One more peer, read as if it stood in the settings. */

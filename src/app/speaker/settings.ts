@@ -27,12 +27,36 @@ export interface SpeakerSettings {
   readonly policies?: Readonly<Record<string, PolicySettings | readonly string[]>>
   /** Routes of our own. */
   readonly originate?: readonly (string | OriginateSettings)[]
+  /** BMP collectors (RFC 7854) that hear what every peer announces. */
+  readonly bmp?: readonly BmpSettings[]
+}
+
+export interface BmpSettings {
+  readonly address: string | Ip
+  readonly port: number
+  /** Address of ours to speak from. */
+  readonly source?: string | Ip
+  /** What the collector is told that we are called; default the router id. */
+  readonly name?: string
+  /** Between two reports of counters; default 60, 0: none. */
+  readonly statisticsSeconds?: number
 }
 
 /** What a file may say beyond that. */
 export interface DaemonSettings extends SpeakerSettings {
   /** Write best routes into the kernel; default false. Needs CAP_NET_ADMIN. */
   readonly fib?: boolean | FibSettings
+  /** Write the table as MRT files (RFC 6396). */
+  readonly mrt?: MrtSettings
+}
+
+export interface MrtSettings {
+  /** The file; `%Y %m %d %H %M %S` in its name are the time of the dump, in UTC. */
+  readonly table: string
+  /** At multiples of this by the clock; default only on SIGUSR2. */
+  readonly everySeconds?: number
+  /** Of files with the time in their names, so many stay; default all. */
+  readonly keep?: number
 }
 
 export interface FibSettings {

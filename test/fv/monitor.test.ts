@@ -1,0 +1,126 @@
+/**
+ * manx-bgp with an MRT file: what real bgpdump reads of it, both families, on a signal, by the clock, and while a large
+ * table keeps its sessions. Two namespaces: manx-bgp in the far one, speakers of this process in the near one.
+ */
+
+import { execFileSync } from 'node:child_process'
+import { existsSync, readdirSync, statSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { type BgpSpeaker, createSpeaker } from '../../src/app/speaker.ts'
+import { Lab, ours, stopped, theirs, until } from './bgp-lab.ts'
+
+const lab = new Lab('mx-monitor')
+const program = join(dirname(dirname(dirname(fileURLToPath(import.meta.url)))), 'bin/manx-bgp')
+const speakers: BgpSpeaker[] = []
+
+beforeAll(() => lab.enter())
+afterAll(async () => {
+  await Promise.all(speakers.map(speaker => speaker.stop()))
+  lab.leave()
+})
+
+/** Path, prefix, AS path, origin, next hop: what does not depend on the time. */
+function bgpdump(file: string): string[] {
+  const text = execFileSync('bgpdump', ['-m', file], {
+    encoding: 'utf8',
+    maxBuffer: 64 << 20,
+    stdio: ['ignore', 'pipe', 'ignore'],
+  })
+  return text
+    .trim()
+    .split('\n')
+    .map(line => line.split('|').slice(3, 9).join(' '))
+    .toSorted()
+}
+
+function config(more: string): string {
+  return lab.file(
+    'router.yaml',
+    `as: 65001
+routerId: ${theirs[4]}
+listen: [${theirs[4]}, '[${theirs[6]}]']
+groups:
+  all: {passive: true, as: 65002, import: all, export: all}
+peers:
+  - {address: ${ours[4]}, group: all}
+  - {address: ${ours[6]}, group: all}
+originate: [192.0.2.0/24, '2001:db8:7::/48']
+${more}
+`,
+  )
+}
+
+function speak(family: 4 | 6, originate: readonly string[]): BgpSpeaker {
+  const peer = { address: theirs[family], as: 65001, source: ours[family], export: 'all', connectRetrySeconds: 1 }
+  const speaker = createSpeaker({ as: 65002, routerId: `10.99.0.${family}`, listen: [], peers: [peer], originate })
+  speaker.start()
+  speakers.push(speaker)
+  return speaker
+}
+
+const up = (speaker: BgpSpeaker): boolean => speaker.snapshot().peers[0]?.state === 'Established'
+
+test('both families as bgpdump reads them, on SIGUSR2; then by the clock, with the oldest gone', async () => {
+  const file = join(lab.folder, 'rib.mrt')
+  const daemon = lab.start(program, '--config', config(`mrt: {table: ${file}}`), '--log-level', 'warn')
+  const four = speak(4, ['10.48.0.0/26', '0.0.0.0/0'])
+  const six = speak(6, ['fd48::/122'])
+  await until('both sessions', () => up(four) && up(six))
+  const wanted = [
+    `${ours[4]} 65002 0.0.0.0/0 65002 IGP ${ours[4]}`,
+    `${ours[4]} 65002 10.48.0.0/26 65002 IGP ${ours[4]}`,
+    `${ours[6]} 65002 fd48::/122 65002 IGP ${ours[6]}`,
+    '0.0.0.0 65001 192.0.2.0/24  IGP 0.0.0.0',
+    '0.0.0.0 65001 2001:db8:7::/48  IGP ::',
+  ]
+  await until('a dump with every route', () => {
+    daemon.kill('SIGUSR2')
+    return existsSync(file) && bgpdump(file).length === wanted.length
+  })
+  expect(bgpdump(file)).toEqual(wanted.toSorted())
+
+  config(`mrt: {table: '${join(lab.folder, 'rib.%Y%m%d.%H%M%S')}', everySeconds: 1, keep: 2}`)
+  daemon.kill('SIGHUP')
+  const timed = () => readdirSync(lab.folder).filter(name => /^rib\.\d{8}\.\d{6}$/.test(name))
+  const seen = new Set<string>()
+  await until('four dumps', () => {
+    for (const name of timed()) seen.add(name)
+    return seen.size >= 4
+  })
+  expect(timed().length).toBeLessThanOrEqual(3)
+  expect(bgpdump(join(lab.folder, timed().toSorted()[0]!))).toEqual(wanted.toSorted())
+  expect(up(four) && up(six)).toBe(true)
+  for (const speaker of speakers.splice(0)) await speaker.stop()
+  await stopped(daemon, 'SIGTERM')
+  expect(daemon.exitCode).toBe(0)
+})
+
+test('a dump of 100,000 routes costs no keepalive: sessions with a hold time of three seconds stay', async () => {
+  const file = join(lab.folder, 'large.mrt')
+  const daemon = lab.start(program, '--config', config(`mrt: {table: ${file}}`), '--log-level', 'warn')
+  const many = Array.from({ length: 100_000 }, (_, i) => `10.${i >> 10}.${(i >> 2) & 255}.${(i & 3) << 6}/26`)
+  const large = createSpeaker({
+    as: 65002,
+    routerId: '10.99.0.4',
+    listen: [],
+    peers: [{ address: theirs[4], as: 65001, source: ours[4], export: 'all', holdSeconds: 3, connectRetrySeconds: 1 }],
+    originate: many,
+  })
+  large.start()
+  speakers.push(large)
+  await until('the session', () => up(large))
+  const since = large.snapshot().peers[0]!.since
+  await until(
+    'a dump with every route',
+    () => {
+      daemon.kill('SIGUSR2')
+      return existsSync(file) && statSync(file).size > 4_000_000 && bgpdump(file).length === 100_002
+    },
+    90_000,
+  )
+  expect(new Set(bgpdump(file).map(line => line.split(' ')[2])).size).toBe(100_002)
+  expect(large.snapshot().peers[0]).toMatchObject({ state: 'Established', since })
+  await stopped(daemon, 'SIGTERM')
+})
