@@ -15,6 +15,7 @@ import {
   checkedAs,
   fromKubernetes,
   isKubernetes,
+  isOfCluster,
   kindByName,
   validate,
   type Finding,
@@ -183,8 +184,8 @@ function readKubernetes(
   // What only the result shows, such as too many rules, is said of the whole document.
   const findings = resource ? validate(resource).map(finding => ({ ...finding, path: [] })) : own
   const { namespace } = document.metadata ?? {}
-  // An account's labels are stored without a namespace, but it has one; a namespace has none.
-  const kind = document.kind === 'Namespace' ? 'Profile' : 'NetworkPolicy'
+  // An account's labels are stored without a namespace, but it has one; what is of the cluster has none.
+  const kind = isOfCluster(document) ? 'Profile' : 'NetworkPolicy'
   const inNamespace = { kind, metadata: { name: '', ...(namespace ? { namespace } : {}) } } as unknown as Resource
   return { findings, resource: resource ?? inNamespace, inNamespace }
 }

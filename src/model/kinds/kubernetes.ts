@@ -6,6 +6,7 @@
  * | networking.k8s.io/v1 NetworkPolicy  | NetworkPolicy `knp.default.<name>`, tier `default`, order 1000               |
  * | v1 Namespace                        | Profile `kns.<name>`: allows; its labels under `pcns.`                       |
  * | v1 ServiceAccount                   | Profile `ksa.<namespace>.<name>`: no rules; its labels under `pcsa.`         |
+ * | policies of policy.networking.k8s.io | GlobalNetworkPolicies in Calico's tiers for them (admin-policy.ts)          |
  * | v1 Service, discovery.k8s.io/v1 EndpointSlice | ServiceEndpoints, a kind of ours (service-endpoints.ts)            |
  *
  * Pods are those of orchestrator `k8s`: a selector that means pods says so, since other workloads may carry the same
@@ -15,6 +16,7 @@
  */
 
 import { namespaceProfile, serviceAccountProfile } from '../names.ts'
+import { adminPolicy } from './admin-policy.ts'
 import { byProtocol, masked, namespacesSelector, podSelector, type ProtocolPort } from './kubernetes-terms.ts'
 import type {
   EntityRule,
@@ -49,6 +51,9 @@ const known: Readonly<Record<string, string>> = {
   ServiceAccount: 'v1',
   Service: 'v1',
   EndpointSlice: 'discovery.k8s.io/v1',
+  AdminNetworkPolicy: 'policy.networking.k8s.io/v1alpha1',
+  BaselineAdminNetworkPolicy: 'policy.networking.k8s.io/v1alpha1',
+  ClusterNetworkPolicy: 'policy.networking.k8s.io/v1alpha2',
 }
 
 /** Where Calico puts Kubernetes' policies among others without an order of their own. */
@@ -71,6 +76,11 @@ export function checkedAs(document: KubernetesDocument): unknown {
   return kind === 'NetworkPolicy' ? { ...shown, apiVersion, kind: 'StagedKubernetesNetworkPolicy' } : shown
 }
 
+/** It belongs to the whole cluster, and so to no namespace. */
+export function isOfCluster({ kind }: KubernetesDocument): boolean {
+  return kind === 'Namespace' || known[kind]!.startsWith('policy.networking.k8s.io/')
+}
+
 /** What is stored for a document that passed its check. `namespace`: for one that names none. */
 export function fromKubernetes(document: KubernetesDocument, namespace = 'default'): Resource {
   const { kind, metadata = { name: '' } } = document
@@ -91,6 +101,10 @@ export function fromKubernetes(document: KubernetesDocument, namespace = 'defaul
         'kubernetes.io/metadata.name': metadata.name,
         ...metadata.labels,
       })
+    case 'AdminNetworkPolicy':
+    case 'BaselineAdminNetworkPolicy':
+    case 'ClusterNetworkPolicy':
+      return adminPolicy(document)
     case 'Service':
       return endpointsOfService(document, place)
     case 'EndpointSlice':

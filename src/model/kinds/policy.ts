@@ -320,7 +320,7 @@ function stagedDefaults<P extends AnyPolicy>(policy: P): P {
   return { ...filled, spec: { ...filled.spec, stagedAction: filled.spec.stagedAction || 'Set' } }
 }
 
-const labelSelector = object({
+export const labelSelectorSchema = object({
   matchLabels: mapOf(text),
   matchExpressions: list(
     object({ key: name, operator: oneOf('In', 'NotIn', 'Exists', 'DoesNotExist'), values: list(text) }, [
@@ -331,8 +331,8 @@ const labelSelector = object({
 })
 const kubernetesPeers = list(
   object({
-    podSelector: labelSelector,
-    namespaceSelector: labelSelector,
+    podSelector: labelSelectorSchema,
+    namespaceSelector: labelSelectorSchema,
     ipBlock: object({ cidr: scalar('cidr'), except: list(scalar('cidr')) }, ['cidr']),
   }),
 )
@@ -346,7 +346,7 @@ export const stagedKubernetesNetworkPolicyRow: KindRow<StagedKubernetesNetworkPo
   aliases: ['sknp', 'sknps', 'skpol', 'skpols'],
   namespaced: true,
   spec: object({
-    podSelector: labelSelector,
+    podSelector: labelSelectorSchema,
     ingress: list(object({ from: kubernetesPeers, ports: kubernetesPorts }), maxRules),
     egress: list(object({ to: kubernetesPeers, ports: kubernetesPorts }), maxRules),
     policyTypes: list(oneOf('Ingress', 'Egress'), 2),

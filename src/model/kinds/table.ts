@@ -5,6 +5,7 @@
  * knows them.
  */
 
+import { adminPolicyForms } from './admin-policy.ts'
 import { bgpConfigurationRow, bgpFilterRow, bgpPeerRow } from './bgp.ts'
 import { hostEndpointRow, liveMigrationRow, workloadEndpointRow } from './endpoint.ts'
 import { ipPoolRow, ipReservationRow } from './ip-pool.ts'
@@ -58,7 +59,7 @@ export const kindRows: readonly KindRow[] = [
   workloadEndpointRow,
 ]
 
-const formRows: readonly KindRow[] = [endpointSliceForm, serviceForm]
+const formRows: readonly KindRow[] = [...adminPolicyForms, endpointSliceForm, serviceForm]
 
 const byKind = new Map(kindRows.map(row => [row.kind, row]))
 const byPlural = new Map(kindRows.map(row => [row.plural, row]))
