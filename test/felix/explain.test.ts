@@ -85,9 +85,17 @@ function decider(by: string): string {
   const text = by.replace(/^(in|e)gress of \S+: /, '')
   const kubernetes = /^Kubernetes NetworkPolicy ([^/]+)\/(.+), (\w+) rule \d+/.exec(text)
   if (kubernetes) return `NetworkPolicy/${kubernetes[1]}/knp.default.${kubernetes[2]} ${kubernetes[3]}`
+  const admin = /^(Admin|BaselineAdmin|Cluster)NetworkPolicy (.+), (\w+) rule \d+$/.exec(text)
+  if (admin) return `GlobalNetworkPolicy/${adminPrefix[admin[1]!]}${admin[2]} ${admin[3]}`
   const rule = /^(\w+) (.+), (\w+) rule (\d+): \{/.exec(text)
   if (rule) return `${rule[1]}/${rule[2]} ${rule[3]} rule ${rule[4]}`
   return text === 'no profile allows' ? 'profiles' : text
+}
+
+const adminPrefix: Readonly<Record<string, string>> = {
+  Admin: 'kanp.adminnetworkpolicy.',
+  BaselineAdmin: 'kbanp.baselineadminnetworkpolicy.',
+  Cluster: 'kcnp.cluster.',
 }
 
 function said(part: HostPart): string {
@@ -137,12 +145,8 @@ describe('verdict and deciding rule are those of the naive reader, and the kerne
       equal(last.verdict === 'allowed', decision.allowed, what)
       // Kubernetes' rules become one of ours per protocol and peer, so only the policy is compared.
       const want = decider(decision.by)
-      ok(
-        want.startsWith('NetworkPolicy/') && want.includes('/knp.default.')
-          ? said(last).startsWith(want)
-          : said(last) === want,
-        what,
-      )
+      const isKubernetes = /\/(knp\.default|kanp|kbanp|kcnp)\./.test(want)
+      ok(isKubernetes ? said(last).startsWith(`${want} rule `) : said(last) === want, what)
       named++
       if (!decision.allowed) denied++
     }

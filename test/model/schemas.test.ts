@@ -2,12 +2,12 @@
 
 import { Ajv } from 'ajv'
 import { expect, test } from 'vitest'
-import { kindRows } from '../../src/model/index.ts'
+import { formRows, kindRows } from '../../src/model/index.ts'
 
 const ajv = new Ajv({ allErrors: true, strictTypes: false, allowUnionTypes: true })
 for (const keyword of ['scalar', 'anyCaseOf']) ajv.addKeyword({ keyword })
 
-for (const { kind, spec, status } of kindRows)
+for (const { kind, spec, status } of [...kindRows, ...formRows])
   test(`${kind}: spec and status are schemas`, () => {
     for (const schema of [spec, ...(status ? [status] : [])]) {
       expect(ajv.validateSchema(schema), JSON.stringify(ajv.errors)).toBe(true)

@@ -21,10 +21,20 @@ import {
   type KubernetesDocument,
   type KubernetesPeer,
   type KubernetesPort,
-  type LabelSelector,
   type PolicyRule,
   type WorkloadEndpoint,
 } from '../../src/model/index.ts'
+import {
+  hasLabels,
+  type KubernetesAdminPort,
+  type KubernetesAdminSpec,
+  type KubernetesClusterProtocol,
+  type KubernetesService,
+  type KubernetesSlice,
+  type KubernetesSpec,
+  type KubernetesSubject,
+  type Labels,
+} from './kubernetes.ts'
 import { protocols, split, stationOf, type PolicySet, type Probe } from './cluster.ts'
 import { selects } from './selector.ts'
 
@@ -44,13 +54,24 @@ export interface Verdict {
 }
 
 type Direction = 'ingress' | 'egress'
-type Labels = Readonly<Record<string, string>>
 
 /** Whatever has labels and addresses. */
 interface Item {
   readonly labels: Labels
   readonly nets: readonly Prefix[]
   readonly ports: readonly { readonly name: string; readonly protocol: number; readonly port: number }[]
+}
+
+/** Somebody who answers for a service. */
+interface Backend {
+  readonly ip: Ip
+  readonly ports: readonly { readonly protocol: number; readonly port: number }[]
+}
+
+/** Whose rule it is, and which side of it is looked at. */
+interface RuleSide {
+  readonly namespace: string
+  readonly isDestination: boolean
 }
 
 /** A policy in the form that the ladder of tiers asks: does it bind this pod, what does it say of this packet. */
@@ -85,11 +106,14 @@ export class Oracle {
   readonly #tiers = new Map(Object.entries(builtIn))
   readonly #policies: Policy[] = []
   readonly #items: Item[] = []
+  /** Who answers for a service (`namespace/name`), as any document says. */
+  readonly #services = new Map<string, Backend[]>()
 
   constructor(set: PolicySet) {
     // Labels come from profiles, so these are read before anything that has labels.
     for (const document of set.documents) this.#readProfile(split(document))
     for (const document of set.documents) this.#readItem(split(document))
+    for (const document of set.documents) this.#readService(split(document))
     for (const document of set.documents) this.#readPolicy(split(document))
     this.#policies.sort((a, b) => less(this.#tierRank(a), this.#tierRank(b)) || less(a.order, b.order) || text(a, b))
   }
@@ -146,7 +170,16 @@ export class Oracle {
   // ------------------------------------------------------------------------------------------- what a rule looks at
 
   /** True when the side of a rule (§2.5) is met by an address and port. */
-  meets(side: EntityRule, ip: Ip, port: number, protocol: number, namespace: string): boolean {
+  meets(side: EntityRule, ip: Ip, port: number, protocol: number, { namespace, isDestination }: RuleSide): boolean {
+    if (side.services) {
+      const backends = this.#services.get(`${side.services.namespace ?? namespace}/${side.services.name}`) ?? []
+      const own = backends.filter(backend => backend.ip.equals(ip))
+      // As a destination it is a port of the service, as a source anything that its endpoints send.
+      const isOne = isDestination
+        ? own.some(({ ports }) => ports.some(one => one.protocol === protocol && one.port === port))
+        : own.length > 0
+      if (!isOne) return false
+    }
     const inSome = (nets: readonly string[]) => nets.some(net => Prefix.of(net).contains(ip))
     if (side.nets?.length && !inSome(side.nets)) return false
     if (side.notNets?.length && inSome(side.notNets)) return false
@@ -231,6 +264,8 @@ export class Oracle {
 
   #readPolicy({ kubernetes, calico: document }: ReturnType<typeof split>): void {
     if (kubernetes?.kind === 'NetworkPolicy') this.#policies.push(this.#kubernetesPolicy(kubernetes))
+    if (kubernetes && /(Admin|Cluster)NetworkPolicy$/.test(kubernetes.kind))
+      this.#policies.push(this.#adminPolicy(kubernetes))
     if (!document) return
     if (document.kind !== 'NetworkPolicy' && document.kind !== 'GlobalNetworkPolicy') return
     const { metadata, kind } = document
@@ -255,7 +290,132 @@ export class Oracle {
     })
   }
 
+  // ------------------------------------------------------------------------- services, as Kubernetes describes them
+
+  #readService({ kubernetes, calico }: ReturnType<typeof split>): void {
+    const add = (service: string, backends: Backend[]): void =>
+      void this.#services.set(service, [...(this.#services.get(service) ?? []), ...backends])
+    if (kubernetes?.kind === 'EndpointSlice') {
+      const { metadata, endpoints, ports } = kubernetes as KubernetesSlice
+      const listed = (ports ?? []).flatMap(({ protocol, port }) =>
+        port === null ? [] : [{ protocol: number(protocol)!, port }],
+      )
+      const found = endpoints.flatMap(({ addresses }) => addresses).flatMap(text => Ip.parse(text) ?? [])
+      add(
+        `${metadata.namespace}/${metadata.labels['kubernetes.io/service-name']}`,
+        found.map(ip => ({ ip, ports: listed })),
+      )
+    } else if (kubernetes?.kind === 'Service') {
+      const { metadata, spec } = kubernetes as KubernetesService
+      const { selector = {}, ports } = spec
+      const targets = ports.map(({ protocol, port, targetPort = port }) => ({ protocol, port: targetPort }))
+      const isOne = (labels: Labels) => Object.entries(selector).every(([label, value]) => labels[label] === value)
+      if (Object.keys(selector).length > 0)
+        add(`${metadata.namespace}/${metadata.name}`, this.#servedBy(metadata.namespace, isOne, targets))
+    } else if (calico?.kind === 'ServiceEndpoints') {
+      const { service, selector, addresses = [], ports = [] } = calico.spec
+      const { namespace = '' } = calico.metadata
+      const numbered = ports.flatMap(({ protocol = 'TCP', port }) =>
+        typeof port === 'number' ? [{ protocol: number(protocol)!, port }] : [],
+      )
+      const listed = addresses.map(ip => ({ ip: Ip.of(ip), ports: numbered }))
+      const isOne = (labels: Labels) => selects(selector ?? '', labels)
+      add(`${namespace}/${service}`, [...listed, ...(selector ? this.#servedBy(namespace, isOne, ports) : [])])
+    }
+  }
+
+  /** Pods of a namespace, with those of the target ports that they have. */
+  #servedBy(
+    namespace: string,
+    isOne: (labels: Labels) => boolean,
+    targets: readonly { readonly protocol?: string | number; readonly port: number | string }[],
+  ): Backend[] {
+    const pods = [...this.#pods.values()].filter(
+      pod => pod.metadata.namespace === namespace && isOne(this.labelsOf(pod)),
+    )
+    return pods.flatMap(({ spec }) => {
+      const ports = targets.flatMap(({ protocol = 'TCP', port }) => {
+        if (typeof port === 'number') return [{ protocol: number(protocol)!, port }]
+        const own = (spec.ports ?? []).filter(one => one.name === port && number(one.protocol) === number(protocol))
+        return own.map(one => ({ protocol: number(protocol)!, port: one.port }))
+      })
+      return (spec.ipNetworks ?? []).map(net => ({ ip: Prefix.of(net).ip, ports }))
+    })
+  }
+
   // ------------------------------------------------------------- Kubernetes' policies, as Kubernetes describes them
+
+  #adminPolicy({ kind, metadata, spec }: KubernetesDocument): Policy {
+    const { tier = 'Admin', priority = 1000, subject, ingress = [], egress = [] } = spec as KubernetesAdminSpec
+    const { name } = metadata!
+    const isBaseline = kind === 'BaselineAdminNetworkPolicy' || tier === 'Baseline'
+    const prefix = {
+      AdminNetworkPolicy: 'kanp.adminnetworkpolicy.',
+      BaselineAdminNetworkPolicy: 'kbanp.baselineadminnetworkpolicy.',
+      ClusterNetworkPolicy: 'kcnp.cluster.',
+    }[kind]
+    const title = `${kind} ${name}`
+    return {
+      tier: isBaseline ? 'kube-baseline' : 'kube-admin',
+      order: priority,
+      // Of one priority the order is nobody's promise; here it is that of the names as stored.
+      sort: [`${prefix}${name}`, '', 'gnp'].join('\u0000'),
+      title,
+      types: [...(ingress.length > 0 ? ['Ingress'] : []), ...(egress.length > 0 ? ['Egress'] : [])],
+      binds: pod => this.#isSubject(subject, pod),
+      judge: (probe, direction) => {
+        const other = stationOf(direction === 'ingress' ? probe.from : probe.to)
+        const rules = direction === 'ingress' ? ingress : egress
+        const i = rules.findIndex(
+          ({ from, to, ports = [], protocols: stated = [] }) =>
+            (from ?? to ?? []).some(({ networks, ...peer }) =>
+              networks
+                ? networks.some(net => Prefix.of(net).contains(other.ip[probe.family]))
+                : this.#isSubject(peer, this.#pods.get(other.name)),
+            ) &&
+            (ports.length + stated.length === 0 ||
+              ports.some(port => this.#isAdminPort(port, probe)) ||
+              stated.some(port => this.#isClusterPort(port, probe))),
+        )
+        if (i < 0) return undefined
+        const { action } = rules[i]!
+        return { action: action === 'Accept' ? 'Allow' : action, by: `${title}, ${direction} rule ${i + 1}` }
+      },
+    }
+  }
+
+  #isSubject({ namespaces, pods }: KubernetesSubject, pod: WorkloadEndpoint | undefined): boolean {
+    if (pod?.spec.orchestrator !== 'k8s') return false
+    const labels = this.labelsOf(pod)
+    // Every pod of ours has a namespace; what is known of it are the labels that it gives.
+    return (
+      hasLabels(namespaces ?? pods?.namespaceSelector ?? {}, stripped('pcns.', labels)) &&
+      hasLabels(pods?.podSelector ?? {}, labels)
+    )
+  }
+
+  #isAdminPort({ portNumber, portRange, namedPort }: KubernetesAdminPort, probe: Probe): boolean {
+    if (namedPort !== undefined) return this.#hasPort(probe, namedPort)
+    const { protocol = 'TCP' } = portNumber ?? portRange!
+    const { start, end } = portRange ?? { start: portNumber!.port, end: portNumber!.port }
+    return number(protocol) === probe.protocol && probe.port >= start && probe.port <= end
+  }
+
+  #isClusterPort({ destinationNamedPort, ...some }: KubernetesClusterProtocol, probe: Probe): boolean {
+    if (destinationNamedPort !== undefined) return this.#hasPort(probe, destinationNamedPort)
+    return Object.entries(some).some(([word, of]) => {
+      if (number(word.toUpperCase()) !== probe.protocol) return false
+      const { number: only, range } = of.destinationPort ?? {}
+      const { start, end } = range ?? { start: only ?? 0, end: only ?? 65_535 }
+      return probe.port >= start && probe.port <= end
+    })
+  }
+
+  /** The receiver has a port of this name, and this is it. */
+  #hasPort({ to, port, protocol }: Probe, name: string): boolean {
+    const ports = this.#pods.get(to)?.spec.ports ?? []
+    return ports.some(one => one.name === name && one.port === port && number(one.protocol) === protocol)
+  }
 
   #kubernetesPolicy(document: KubernetesDocument): Policy {
     const { name, namespace = 'default' } = document.metadata!
@@ -311,14 +471,13 @@ export class Oracle {
     if (number(protocol) !== probe.protocol) return false
     if (port === undefined) return true
     if (typeof port === 'number') return probe.port >= port && probe.port <= (endPort ?? port)
-    const ports = this.#pods.get(probe.to)?.spec.ports ?? []
-    return ports.some(one => one.name === port && one.port === probe.port && number(one.protocol) === probe.protocol)
+    return this.#hasPort(probe, port)
   }
 }
 
 /** What a verdict says about the coverage of a run: `Allow`, `protocol`, `source.notNets`, `Kubernetes`, `end of tier`... */
 export function featuresOf({ action, by, rule }: Verdict): string[] {
-  if (!rule) return [/^(Kubernetes|end of tier|no profile)/.exec(by)?.[0] ?? by]
+  if (!rule) return [/^(Kubernetes|\w+NetworkPolicy|end of tier|no profile)/.exec(by)?.[0] ?? by]
   if (by.startsWith('Profile kns.')) return ["profile of the pod's namespace"]
   const { action: _action, source = {}, destination = {}, metadata: _metadata, ...rest } = rule
   return [
@@ -332,16 +491,6 @@ export function featuresOf({ action, by, rule }: Verdict): string[] {
 
 function byName(field: string, value: unknown): boolean {
   return /ports$/i.test(field) && (value as readonly unknown[]).some(port => !/^[\d:]+$/.test(String(port)))
-}
-
-interface KubernetesSpec {
-  readonly podSelector?: LabelSelector
-  readonly ingress?: readonly {
-    readonly from?: readonly KubernetesPeer[]
-    readonly ports?: readonly KubernetesPort[]
-  }[]
-  readonly egress?: readonly { readonly to?: readonly KubernetesPeer[]; readonly ports?: readonly KubernetesPort[] }[]
-  readonly policyTypes?: readonly string[]
 }
 
 // -------------------------------------------------------------------------------------------------------------- rules
@@ -378,8 +527,8 @@ function matches(oracle: Oracle, rule: PolicyRule, probe: Probe, namespace: stri
   const from = stationOf(probe.from).ip[family]
   const to = stationOf(probe.to).ip[family]
   return (
-    oracle.meets(rule.source ?? {}, from, probe.sourcePort, protocol, namespace) &&
-    oracle.meets(rule.destination ?? {}, to, probe.port, protocol, namespace)
+    oracle.meets(rule.source ?? {}, from, probe.sourcePort, protocol, { namespace, isDestination: false }) &&
+    oracle.meets(rule.destination ?? {}, to, probe.port, protocol, { namespace, isDestination: true })
   )
 }
 
@@ -411,25 +560,6 @@ function isInNamespaces(selector: string | undefined, labels: Labels): boolean {
 
 function isAccount(selector: string | undefined, labels: Labels): boolean {
   return selects(selector ?? '', stripped('pcsa.', labels))
-}
-
-function hasLabels({ matchLabels = {}, matchExpressions = [] }: LabelSelector, labels: Labels): boolean {
-  return (
-    Object.entries(matchLabels).every(([label, value]) => labels[label] === value) &&
-    matchExpressions.every(({ key, operator, values = [] }) => {
-      const value = labels[key]
-      switch (operator) {
-        case 'In':
-          return value !== undefined && values.includes(value)
-        case 'NotIn':
-          return value === undefined || !values.includes(value)
-        case 'Exists':
-          return value !== undefined
-        case 'DoesNotExist':
-          return value === undefined
-      }
-    })
-  )
 }
 
 const numbers: Readonly<Record<string, number>> = { ICMP: 1, TCP: 6, UDP: 17, ICMPv6: 58, SCTP: 132, UDPLite: 136 }

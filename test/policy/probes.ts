@@ -28,6 +28,19 @@ interface Hint {
   readonly icmp: PolicyRule['icmp']
 }
 
+/** A port as one of the documents may write it. */
+interface Port {
+  readonly protocol?: string
+  readonly port?: number | string
+  readonly endPort?: number
+  readonly targetPort?: number | string
+  readonly portNumber?: Port
+  readonly portRange?: Port
+  readonly namedPort?: string
+  readonly start?: number
+  readonly end?: number
+}
+
 type Aim = Pick<Probe, 'protocol' | 'sourcePort' | 'port' | 'type' | 'code'>
 
 const withPorts: readonly number[] = [protocols.tcp, protocols.udp, protocols.sctp]
@@ -71,10 +84,10 @@ function backwards(probes: readonly Probe[], { from, to, family, protocol }: Pro
   return probes.some(one => one.from === to && one.to === from && one.family === family && one.protocol === protocol)
 }
 
-/** The fields of rules that spoke; those of ports and ICMP need the right packet and count more. */
+/** The fields of rules that spoke; those of ports, ICMP and services need the right packet and count more. */
 function interest({ verdicts }: Decision): number {
   const fields = verdicts.filter(({ rule }) => rule).flatMap(featuresOf)
-  return fields.reduce((sum, field) => sum + (/ports|icmp/i.test(field) ? 4 : /\./.test(field) ? 1 : 0.1), 0)
+  return fields.reduce((sum, field) => sum + (/ports|icmp|services/i.test(field) ? 4 : /\./.test(field) ? 1 : 0.1), 0)
 }
 
 /** The first of those that score most. */
@@ -156,11 +169,12 @@ function hintsIn({ documents }: PolicySet, named: ReadonlyMap<string, readonly n
         icmp: icmp ?? notICMP,
       })
     } else if (Array.isArray(value['ports']))
-      for (const one of value['ports'] as { protocol?: string; port?: number | string; endPort?: number }[]) {
-        const ports = numbersOf([one.port, one.endPort].filter(port => port !== undefined))
+      for (const one of value['ports'] as Port[]) {
+        const { protocol, port, start, end } = one.portNumber ?? one.portRange ?? one
+        const named = [one.targetPort ?? port, one.endPort, start, end, one.namedPort]
         hints.push({
-          protocol: numbers[one.protocol ?? 'TCP'] ?? protocols.tcp,
-          ports,
+          protocol: numbers[protocol ?? 'TCP'] ?? protocols.tcp,
+          ports: numbersOf(named.filter(number => number !== undefined)),
           sourcePorts: [],
           icmp: undefined,
         })

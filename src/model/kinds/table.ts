@@ -59,7 +59,7 @@ export const kindRows: readonly KindRow[] = [
   workloadEndpointRow,
 ]
 
-const formRows: readonly KindRow[] = [...adminPolicyForms, endpointSliceForm, serviceForm]
+export const formRows: readonly KindRow[] = [...adminPolicyForms, endpointSliceForm, serviceForm]
 
 const byKind = new Map(kindRows.map(row => [row.kind, row]))
 const byPlural = new Map(kindRows.map(row => [row.plural, row]))
