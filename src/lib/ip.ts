@@ -67,8 +67,12 @@ export class Ip {
   /** 4 or 16 octets in network order. */
   bytes(): Uint8Array {
     const out = new Uint8Array(bitsOf[this.family] / 8)
-    let rest = this.value
-    for (let i = out.length - 1; i >= 0; i--, rest >>= 8n) out[i] = Number(rest & 0xffn)
+    const view = new DataView(out.buffer)
+    if (this.family === 4) view.setUint32(0, Number(this.value))
+    else {
+      view.setBigUint64(0, this.value >> 64n)
+      view.setBigUint64(8, BigInt.asUintN(64, this.value))
+    }
     return out
   }
 

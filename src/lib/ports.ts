@@ -430,7 +430,10 @@ export interface SetState {
   readonly members: readonly string[]
 }
 
-/** A hint of what changed, so that the owner looks again; `overrun`: events were lost, look at everything. */
+/**
+ * A hint of what changed, so that the owner looks again; `overrun`: events were lost, look at everything. What this
+ * kernel's own `changeRoutes` did is not told: a full table would come back route by route.
+ */
 export type KernelChange =
   | { readonly kind: 'link'; readonly name: string; readonly index: number; readonly gone: boolean }
   | { readonly kind: 'address'; readonly index: number }

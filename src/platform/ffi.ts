@@ -15,6 +15,7 @@ const libc = koffi.load('libc.so.6')
 const libcSocket = libc.func('int socket(int domain, int type, int protocol)')
 const libcSocketpair = libc.func('int socketpair(int domain, int type, int protocol, _Out_ int *fds)')
 const libcBind = libc.func('int bind(int fd, void *address, uint32_t length)')
+const libcGetsockname = libc.func('int getsockname(int fd, void *address, _Inout_ uint32_t *length)')
 const libcListen = libc.func('int listen(int fd, int backlog)')
 const libcSetsockopt = libc.func('int setsockopt(int fd, int level, int option, void *value, uint32_t length)')
 /** struct sock_fprog: how many instructions, and where. Nameless, since every thread that loads this file makes it. */
@@ -74,6 +75,13 @@ export function socketPair(): [number, number] {
 
 export function bindSocket(fd: number, address: Uint8Array, about?: string): void {
   check(libcBind(fd, address, address.length) as number, 'bind', about)
+}
+
+/** The address a socket is bound to, in at most `octets`. */
+export function boundAddress(fd: number, octets: number): Uint8Array {
+  const address = new Uint8Array(octets)
+  check(libcGetsockname(fd, address, new Uint32Array([octets])) as number, 'getsockname')
+  return address
 }
 
 export function listenSocket(fd: number, backlog: number): void {

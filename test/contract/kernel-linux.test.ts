@@ -378,7 +378,11 @@ test('inside a user namespace: routes, sysctls, rules, sets and events', () => {
     await attempt('sysctl', () => kernel.setSysctl('net/ipv4/ip_forward', '1'))
     await attempt('table', () => kernel.restoreTable(4, filter))
     await attempt('sets', () => kernel.changeSets(4, 'create kc-user hash:net'))
-    await attempt('events', async () => seen.includes('route'))
+    execFileSync('ip', ['route', 'add', '10.2.0.0/16', 'dev', 'lo'])
+    await attempt('events', async () => {
+      for (let i = 0; i < 100 && !seen.includes('route'); i++) await new Promise(done => setTimeout(done, 10))
+      return seen.includes('route')
+    })
     kernel.close()`,
   )
   deepEqual(said, [

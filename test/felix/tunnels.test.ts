@@ -435,11 +435,11 @@ test('felix: a pool changes its mode; no prefix is ever without a route, and the
   await host.settle()
   const gone: string[] = []
   const touched: string[] = []
-  host.kernel.watch(change => {
-    if (change.kind !== 'route' || change.protocol !== 80) return
-    if (change.gone && !change.prefix.isHost()) gone.push(change.prefix.key)
-    if (change.prefix.key.startsWith('10.99.')) touched.push(change.prefix.key)
-  })
+  host.kernel.onRoute = ({ prefix, protocol }, isGone) => {
+    if (protocol !== 80) return
+    if (isGone && !prefix.isHost()) gone.push(prefix.key)
+    if (prefix.key.startsWith('10.99.')) touched.push(prefix.key)
+  }
   const near = ['10.48.1.0/26 10.0.1.2 eth0', 'fd48::1:0/122 fd00:1::2 eth0']
   for (const [mode, want] of [
     ['CrossSubnet', [near[0], always[1], always[2], near[1]]],

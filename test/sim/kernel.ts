@@ -103,6 +103,8 @@ export class SimKernel implements Kernel {
   readonly #watchers = new Set<(change: KernelChange) => void>()
   readonly #faults = new Set<{ when: (call: KernelCall) => boolean; left: number; how: Refusal }>()
   #nextIndex = 1
+  /** Watchers do not hear of it. */
+  #ownWrite = false
 
   constructor(options: SimKernelOptions = {}) {
     this.#clock = options.clock
@@ -329,7 +331,12 @@ export class SimKernel implements Kernel {
       this.#count('route')
       const fault = this.#fault({ op: 'route', change })
       if (fault) return { ok: false, code: fault.errno ?? 'EPERM', message: fault.message ?? 'refused by the test' }
-      return this.#changeRoute(change)
+      this.#ownWrite = true
+      try {
+        return this.#changeRoute(change)
+      } finally {
+        this.#ownWrite = false
+      }
     })
   }
 
@@ -461,6 +468,9 @@ export class SimKernel implements Kernel {
     return () => void this.#watchers.delete(watcher)
   }
 
+  /** Told each change of a route as it happens, whoever made it. */
+  onRoute: ((route: KernelRoute, gone: boolean) => void) | undefined
+
   // ---------------------------------------------------------------------------------------------------------- inside
 
   async #enter(call: KernelCall): Promise<void> {
@@ -551,6 +561,8 @@ export class SimKernel implements Kernel {
   }
 
   #emitRoute(route: KernelRoute, gone: boolean): void {
+    this.onRoute?.(route, gone)
+    if (this.#ownWrite) return
     this.#emit({ kind: 'route', family: route.prefix.family, protocol: route.protocol, prefix: route.prefix, gone })
   }
 

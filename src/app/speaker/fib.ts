@@ -1,8 +1,8 @@
 /**
  * Best routes into the kernel, for a speaker that is a router.
  *
- * Desired and actual stand side by side, keyed by prefix: a change of a best route marks its prefix, one pass at a time
- * writes what is marked, and whatever the kernel refuses stays marked and is tried again. Ours are the routes with our
+ * What is desired and what is there stand side by side, an entry per prefix: a change of a best route marks its entry, one
+ * pass at a time writes what is marked, and whatever the kernel refuses stays marked and is tried again. Ours are the routes with our
  * protocol number in our table; nothing else is ever removed. What is found at the start is left alone until the family
  * has converged, then what nobody claims is swept, so a restart loses no packet (RFC 4724 §4.1). Stopping leaves all.
  *
@@ -48,24 +48,32 @@ export interface FibSnapshot {
   readonly refused: readonly { readonly prefix: string; readonly why: string }[]
 }
 
-interface Wanted {
-  readonly prefix: Prefix
-  readonly nextHops: readonly Ip[]
-}
-
 const mostShown = 100
+/** So many refused routes are named in the log; a table's worth of them would say no more. */
+const mostNamed = 20
+
+/** A prefix: what is desired, what is there, what the kernel said. Dropped when none of it is left. */
+interface Entry {
+  readonly prefix: Prefix
+  wanted: RouteUpdate | undefined
+  /** As far as known; a route is taken away by all that it is, not by its prefix. */
+  actual: KernelRoute | undefined
+  /** In `#dirty`: the two may differ. */
+  dirty: boolean
+  why: string | undefined
+}
 
 export class KernelRoutes {
   readonly #mark: Fib
   readonly #deps: FibDeps
-  readonly #desired = new Map<string, Wanted>()
-  /** As far as known; a route is taken away by all that it is, not by its prefix. */
-  readonly #actual = new Map<string, KernelRoute>()
-  /** Prefixes whose route may differ from what is desired. */
-  readonly #dirty = new Map<string, Prefix>()
-  readonly #refused = new Map<string, string>()
+  readonly #entries = new Map<string, Entry>()
+  #dirty: Entry[] = []
+  #wanted = 0
+  #refused = 0
   readonly #swept = new Set<Family>()
   readonly #pass: Coalesced
+  /** Next hops as the kernel gets them, by address: a table has many routes and few of these. */
+  readonly #hops = new Map<string, readonly NextHop[]>()
   /** Index by name. */
   #links: ReadonlyMap<string, number> = new Map()
   #watch: Stop | undefined
@@ -89,13 +97,15 @@ export class KernelRoutes {
   }
 
   routesChanged(changes: readonly RouteUpdate[]): void {
-    for (const { prefix, nextHops, source } of changes) {
-      const { key } = prefix
-      if (nextHops.length > 0 && source !== 'local') this.#desired.set(key, { prefix, nextHops })
-      else if (!this.#desired.delete(key)) continue
-      this.#dirty.set(key, prefix)
+    for (const change of changes) {
+      const wanted = change.nextHops.length > 0 && change.source !== 'local' ? change : undefined
+      const entry = wanted ? this.#entryOf(change.prefix) : this.#entries.get(change.prefix.key)
+      if (!entry || (!wanted && !entry.wanted)) continue
+      this.#wanted += Number(wanted !== undefined) - Number(entry.wanted !== undefined)
+      entry.wanted = wanted
+      this.#soil(entry)
     }
-    if (this.#dirty.size > 0) void this.#pass.request()
+    if (this.#dirty.length > 0) void this.#pass.request()
   }
 
   /** The family's routes are complete: what an earlier run left and nobody claims goes. */
@@ -114,27 +124,59 @@ export class KernelRoutes {
   }
 
   snapshot(): FibSnapshot {
-    const refused = [...this.#refused].slice(0, mostShown).map(([prefix, why]) => ({ prefix, why }))
-    return { wanted: this.#desired.size, pending: this.#dirty.size, refused }
+    const refused: { prefix: string; why: string }[] = []
+    if (this.#refused > 0)
+      for (const { prefix, why } of this.#entries.values()) {
+        if (why !== undefined) refused.push({ prefix: prefix.key, why })
+        if (refused.length === mostShown) break
+      }
+    return { wanted: this.#wanted, pending: this.#dirty.length, refused }
   }
 
   /** How the kernel's routes to these prefixes stand, from what was last read and written. */
   report(prefixes: readonly Prefix[]): RouteReport[] {
     const names = new Map([...this.#links].map(([name, index]) => [index, name]))
     return prefixes.map(({ key }) => {
-      const route = this.#actual.get(key)
-      const why = this.#refused.get(key)
+      const { wanted, actual: route, dirty = false, why } = this.#entries.get(key) ?? {}
       const hops = (route?.nextHops ?? []).map(({ via, link }) => {
         const dev = link === undefined ? undefined : names.get(link)
         return { ...(via && { via: via.key }), ...(dev !== undefined && { dev }) }
       })
       return {
-        wanted: this.#desired.has(key),
+        wanted: wanted !== undefined,
         ...(route && { route: { kind: route.kind, hops, protocol: route.protocol, metric: route.metric } }),
-        asWanted: route !== undefined && !this.#dirty.has(key),
+        asWanted: route !== undefined && !dirty,
         ...(why !== undefined && { why }),
       }
     })
+  }
+
+  // ---------------------------------------------------------------------------------------------------------- entries
+
+  #entryOf(prefix: Prefix): Entry {
+    const { key } = prefix
+    let entry = this.#entries.get(key)
+    if (!entry) {
+      entry = { prefix, wanted: undefined, actual: undefined, dirty: false, why: undefined }
+      this.#entries.set(key, entry)
+    }
+    return entry
+  }
+
+  #soil(entry: Entry): void {
+    if (entry.dirty) return
+    entry.dirty = true
+    this.#dirty.push(entry)
+  }
+
+  #blame(entry: Entry, why: string | undefined): void {
+    this.#refused += Number(why !== undefined) - Number(entry.why !== undefined)
+    entry.why = why
+  }
+
+  #forget(entry: Entry): void {
+    if (!entry.wanted && !entry.actual && !entry.dirty && entry.why === undefined)
+      this.#entries.delete(entry.prefix.key)
   }
 
   // ---------------------------------------------------------------------------------------------------------- writing
@@ -142,24 +184,32 @@ export class KernelRoutes {
   /** Never throws: what fails stays marked. */
   async #flush(): Promise<void> {
     const { kernel, log } = this.#deps
-    const again: Prefix[] = []
-    while (this.#dirty.size > 0 && !this.#stopped) {
-      const batch = this.#nextBatch()
+    const again: Entry[] = []
+    while (this.#dirty.length > 0 && !this.#stopped) {
+      const entries: Entry[] = []
+      const batch: RouteChange[] = []
+      for (const entry of this.#dirty.splice(0, batchSize)) {
+        entry.dirty = false
+        const change = this.#changeFor(entry)
+        if (!change) continue
+        entries.push(entry)
+        batch.push(change)
+      }
       try {
         const outcomes = await kernel.changeRoutes(batch)
         for (const [i, outcome] of outcomes.entries()) {
-          const change = batch[i]!
-          if (outcome.ok) this.#done(change)
-          else again.push(this.#refusal(change.route.prefix, outcome.message))
+          if (outcome.ok) this.#done(entries[i]!, batch[i]!)
+          else again.push(this.#refusal(entries[i]!, outcome.message))
         }
       } catch (error) {
         log.error('the kernel takes no routes', { message: reasonOf(error) })
-        again.push(...batch.map(change => change.route.prefix))
+        again.push(...entries)
         break
       }
     }
-    for (const prefix of again) this.#dirty.set(prefix.key, prefix)
-    if (this.#dirty.size > 0 && !this.#stopped) this.#retry ??= this.#deps.clock.after(retryMs, () => this.#tryAgain())
+    for (const entry of again) this.#soil(entry)
+    if (this.#dirty.length > 0 && !this.#stopped)
+      this.#retry ??= this.#deps.clock.after(retryMs, () => this.#tryAgain())
   }
 
   #tryAgain(): void {
@@ -167,36 +217,46 @@ export class KernelRoutes {
     void this.#pass.request()
   }
 
-  #nextBatch(): RouteChange[] {
-    const batch: RouteChange[] = []
-    for (const [key, prefix] of this.#dirty) {
-      if (batch.length === batchSize) break
-      this.#dirty.delete(key)
-      const wanted = this.#desired.get(key)
-      const actual = this.#actual.get(key)
-      if (wanted) batch.push({ kind: 'set', route: this.#routeTo(prefix, wanted.nextHops) })
-      else if (actual) batch.push({ kind: 'remove', route: actual })
-      else this.#refused.delete(key)
+  #changeFor(entry: Entry): RouteChange | undefined {
+    const { prefix, wanted, actual } = entry
+    if (wanted) return { kind: 'set', route: this.#routeTo(prefix, wanted.nextHops) }
+    if (actual) return { kind: 'remove', route: actual }
+    // Never written, and nobody wants it any more.
+    this.#blame(entry, undefined)
+    this.#forget(entry)
+    return undefined
+  }
+
+  #done(entry: Entry, { kind, route }: RouteChange): void {
+    entry.actual = kind === 'set' ? route : undefined
+    if (entry.why !== undefined) this.#blame(entry, undefined)
+    if (kind === 'remove') this.#forget(entry)
+  }
+
+  #refusal(entry: Entry, why: string): Entry {
+    const { log } = this.#deps
+    if (entry.why === undefined) {
+      if (this.#refused < mostNamed) log.warn('the kernel refuses a route', { prefix: entry.prefix.key, why })
+      else if (this.#refused === mostNamed)
+        log.warn('the kernel refuses many routes; the next ones are not named here', { prefix: entry.prefix.key, why })
     }
-    return batch
-  }
-
-  #done({ kind, route }: RouteChange): void {
-    const { key } = route.prefix
-    this.#refused.delete(key)
-    if (kind === 'set') this.#actual.set(key, route)
-    else this.#actual.delete(key)
-  }
-
-  #refusal(prefix: Prefix, why: string): Prefix {
-    if (!this.#refused.has(prefix.key)) this.#deps.log.warn('the kernel refuses a route', { prefix: prefix.key, why })
-    this.#refused.set(prefix.key, why)
-    return prefix
+    this.#blame(entry, why)
+    return entry
   }
 
   /** Made when needed: a link that was made anew has another index. */
   #routeTo(prefix: Prefix, nextHops: readonly Ip[]): KernelRoute {
-    return { ...this.#mark, prefix, kind: 'unicast', nextHops: nextHops.map(via => this.#hop(via)) }
+    const { protocol, metric, table } = this.#mark
+    const hops = nextHops.length === 1 ? this.#oneHop(nextHops[0]!) : nextHops.map(via => this.#hop(via))
+    return { prefix, kind: 'unicast', protocol, metric, table, nextHops: hops }
+  }
+
+  #oneHop(via: Ip): readonly NextHop[] {
+    // Which interface a link-local one is on may change with the peers.
+    if (via.isLinkLocal()) return [this.#hop(via)]
+    let hops = this.#hops.get(via.key)
+    if (!hops) this.#hops.set(via.key, (hops = [this.#hop(via)]))
+    return hops
   }
 
   #hop(via: Ip): NextHop {
@@ -209,6 +269,7 @@ export class KernelRoutes {
 
   async #readLinks(): Promise<void> {
     this.#links = new Map((await this.#deps.kernel.links()).map(link => [link.name, link.index]))
+    this.#hops.clear()
   }
 
   async #ours(family: Family): Promise<KernelRoute[]> {
@@ -221,27 +282,30 @@ export class KernelRoutes {
     try {
       await this.#readLinks()
       const actual = new Map((await this.#ours(family)).map(route => [route.prefix.key, route]))
-      for (const [key, { prefix, nextHops }] of this.#desired) {
-        if (prefix.family !== family) continue
-        const route = this.#routeTo(prefix, nextHops)
-        if (gateways(actual.get(key)) !== gateways(route)) this.#dirty.set(key, prefix)
+      for (const [key, entry] of this.#entries) {
+        if (entry.prefix.family !== family) continue
+        const found = actual.get(key)
+        if (!found) entry.actual = undefined
+        if (entry.wanted && gateways(found) !== gateways(this.#routeTo(entry.prefix, entry.wanted.nextHops)))
+          this.#soil(entry)
       }
-      for (const [key, route] of actual) {
-        this.#actual.set(key, route)
-        if (!this.#desired.has(key) && this.#swept.has(family)) this.#dirty.set(key, route.prefix)
+      for (const route of actual.values()) {
+        const entry = this.#entryOf(route.prefix)
+        entry.actual = route
+        if (!entry.wanted && this.#swept.has(family)) this.#soil(entry)
       }
     } catch (error) {
       this.#deps.log.error('the kernel does not tell its routes', { message: reasonOf(error) })
       this.#readBackSoon(retryMs)
     }
-    if (this.#dirty.size > 0) await this.#pass.request()
+    if (this.#dirty.length > 0) await this.#pass.request()
   }
 
   #kernelChanged(change: KernelChange): void {
     if (change.kind === 'rules') return
     const ours = change.kind === 'route' && change.gone && change.protocol === this.#mark.protocol
-    // A route of ours that is gone and not desired is one that we removed.
-    if (change.kind !== 'route' || (ours && this.#desired.has(change.prefix.key))) this.#readBackSoon(readBackMs)
+    if (change.kind !== 'route' || (ours && this.#entries.get(change.prefix.key)?.wanted))
+      this.#readBackSoon(readBackMs)
   }
 
   #readBackSoon(ms: number): void {

@@ -16,8 +16,8 @@
  *   would prefer is removed.
  * - A pod's link under another name is beyond the rules that name it: routes over it go with the event, not with the pass.
  * - New routes go in before old ones go out, so that a change of metric or length leaves no gap.
- * - Events are hints. An event that echoes our own write is recognised by count; any other that concerns us makes the
- *   next pass read the table back. The refresh interval catches what no event told. Contract §4.8, §4.9, §10 row 18.
+ * - Events are hints, and of other writers only: one that concerns us makes the next pass read the table back. The refresh
+ *   interval catches what no event told. Contract §4.8, §4.9, §10 row 18.
  */
 
 import { Delta } from '../../lib/delta.ts'
@@ -108,7 +108,6 @@ export class Routes {
   readonly #known = new Set<Family>()
   readonly #readBefore = new Set<Family>()
   /** Our own writes whose events are still to come: by change and prefix, how many. */
-  readonly #echoes = new Map<string, number>()
   #links: readonly Link[] = []
   #resolveEverything = false
   #own: RouteOwnership = {
@@ -200,7 +199,6 @@ export class Routes {
       return true
     }
     if (change.kind !== 'route' || !this.#own.families.includes(change.family)) return false
-    if (this.#isEcho(change)) return false
     const ours = change.protocol === routeProtocol || change.protocol === this.#own.podProtocol
     const concerns = ours || this.#keys.has(change.prefix.key) || this.#hops.concerns(change.prefix)
     const awaited = this.#waiting.size > 0 && !ours
@@ -432,8 +430,6 @@ export class Routes {
     const { clock } = this.#deps
     const startedAt = clock.now()
     let routes: KernelRoute[]
-    // What we wrote so far shows in this answer; events that are still under way will look foreign and cost one more read.
-    this.#echoes.clear()
     // Cleared before the wait: what an event says meanwhile may not be in the answer.
     this.#suspectAt = undefined
     try {
@@ -504,7 +500,6 @@ export class Routes {
   async #change(changes: readonly RouteChange[]): Promise<void> {
     for (let at = 0; at < changes.length; at += batchSize) {
       const batch = changes.slice(at, at + batchSize)
-      for (const { kind, route } of batch) this.#expectEcho(kind === 'remove', route.prefix)
       let outcomes: Outcome[]
       try {
         outcomes = await this.#deps.kernel.changeRoutes(batch)
@@ -529,8 +524,6 @@ export class Routes {
       else if (!this.#shadows.delete(key)) this.#delta.gone(key)
       return
     }
-    // It changed nothing, so no event will come: the next one of this prefix is somebody else's.
-    this.#takeEcho(kind === 'remove', route.prefix)
     if (this.#backoff.failed(item, outcome.code, `${outcome.code}: ${outcome.message}`))
       this.#log.warn('the kernel refuses a route; the others go on', {
         prefix: route.prefix.key,
@@ -564,25 +557,6 @@ export class Routes {
   }
 
   // ----------------------------------------------------------------------------------------------------------- events
-
-  #expectEcho(gone: boolean, prefix: Prefix): void {
-    const echo = `${gone ? '-' : '+'}${prefix.key}`
-    this.#echoes.set(echo, (this.#echoes.get(echo) ?? 0) + 1)
-  }
-
-  #isEcho(change: { readonly protocol: number; readonly prefix: Prefix; readonly gone: boolean }): boolean {
-    const ours = change.protocol === routeProtocol || change.protocol === this.#own.podProtocol || this.#takingOver
-    return ours && this.#takeEcho(change.gone, change.prefix)
-  }
-
-  #takeEcho(gone: boolean, prefix: Prefix): boolean {
-    const echo = `${gone ? '-' : '+'}${prefix.key}`
-    const left = this.#echoes.get(echo)
-    if (left === undefined) return false
-    if (left > 1) this.#echoes.set(echo, left - 1)
-    else this.#echoes.delete(echo)
-    return true
-  }
 
   #suspect(): void {
     this.#suspectAt ??= Math.max(this.#deps.clock.now(), this.#lastReadAt + leastBetweenReadsMs)

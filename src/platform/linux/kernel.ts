@@ -170,17 +170,25 @@ export class LinuxKernel implements Kernel {
     // A wrapper of its own, so that the same function may watch twice.
     const watcher = (change: KernelChange): void => on(change)
     this.#watchers.add(watcher)
-    this.#monitor ??= new NetlinkMonitor(
-      NETLINK_ROUTE,
-      watchedGroups,
-      message => this.#tell(changeOf(message)),
-      () => this.#tell({ kind: 'overrun' }),
-    )
+    this.#monitor ??= this.#watchNetwork()
     this.#ruleMonitor ??= this.#watchRules()
     return () => {
       this.#watchers.delete(watcher)
       if (this.#watchers.size === 0) this.#stopWatching()
     }
+  }
+
+  #watchNetwork(): NetlinkMonitor {
+    const monitor = new NetlinkMonitor(
+      NETLINK_ROUTE,
+      watchedGroups,
+      message => this.#tell(changeOf(message)),
+      () => this.#tell({ kind: 'overrun' }),
+    )
+    const spare = (port: number): void => monitor.spare(port, [Rtm.newRoute, Rtm.delRoute])
+    spare(this.#forRoutes.port)
+    this.#forRoutes.onPort = spare
+    return monitor
   }
 
   /** Each commit ends with a message of its own. Without the right to listen there are no such events. */
@@ -195,6 +203,7 @@ export class LinuxKernel implements Kernel {
   }
 
   #stopWatching(): void {
+    this.#forRoutes.onPort = undefined
     this.#monitor?.close()
     this.#monitor = undefined
     this.#ruleMonitor?.close()

@@ -51,17 +51,35 @@ export function addressFamily(ip: Ip): number {
   return ip.family === 4 ? AF_INET : AF_INET6
 }
 
+/** Small messages lie one behind the other in a slab: an allocation for each would cost more than filling it. */
+const slabBytes = 32 * 1024
+const roomBytes = 256
+let slab = new Uint8Array(slabBytes)
+let slabView = new DataView(slab.buffer)
+let slabUsed = 0
+
 /** Builds one message; `finish()` returns it with length filled in and sequence left for the socket. */
 export class MessageBuilder {
   #bytes: Uint8Array
   #view: DataView
-  #at = headerBytes
+  /** Where in `#bytes` the message begins, where it goes on, and how far it may go. */
+  #start: number
+  #at: number
+  #end: number
 
-  constructor(type: number, flags: number, capacity = 128) {
-    this.#bytes = new Uint8Array(capacity)
-    this.#view = new DataView(this.#bytes.buffer)
-    this.#view.setUint16(4, type, true)
-    this.#view.setUint16(6, flags | NLM_F_REQUEST, true)
+  constructor(type: number, flags: number) {
+    if (slabUsed + roomBytes > slabBytes) {
+      slab = new Uint8Array(slabBytes)
+      slabView = new DataView(slab.buffer)
+      slabUsed = 0
+    }
+    this.#bytes = slab
+    this.#view = slabView
+    this.#start = slabUsed
+    this.#at = slabUsed + headerBytes
+    this.#end = slabUsed += roomBytes
+    this.#view.setUint16(this.#start + 4, type, true)
+    this.#view.setUint16(this.#start + 6, flags | NLM_F_REQUEST, true)
   }
 
   u8(value: number): this {
@@ -115,46 +133,64 @@ export class MessageBuilder {
   }
 
   attributeIp(type: number, value: Ip): this {
-    return this.attribute(type, value.bytes())
+    if (value.family === 6) return this.attribute(type, value.bytes())
+    this.u16(8).u16(type)
+    const at = this.#reserve(4)
+    this.#view.setUint32(at, Number(value.value))
+    return this
   }
 
   nested(type: number, fill: (inner: this) => void, flag = true): this {
-    const start = this.#at
+    const start = this.#at - this.#start
     this.u16(0).u16(flag ? type | NLA_F_NESTED : type)
     fill(this)
-    this.#view.setUint16(start, this.#at - start, true)
-    return this
+    return this.#close(start)
   }
 
   /** A block whose first two octets are its length, such as struct rtnexthop. */
   counted(fill: (inner: this) => void): this {
-    const start = this.#at
+    const start = this.#at - this.#start
     this.u16(0)
     fill(this)
-    this.#view.setUint16(start, this.#at - start, true)
-    return this.#pad()
+    return this.#close(start).#pad()
+  }
+
+  /** The length of what began at this place in the message. */
+  #close(start: number): this {
+    const from = this.#start + start
+    this.#view.setUint16(from, this.#at - from, true)
+    return this
   }
 
   finish(): Uint8Array {
-    this.#view.setUint32(0, this.#at, true)
-    return this.#bytes.subarray(0, this.#at)
+    this.#view.setUint32(this.#start, this.#at - this.#start, true)
+    // What it did not need goes to the next one.
+    if (this.#bytes === slab && this.#end === slabUsed) slabUsed = this.#at
+    return this.#bytes.subarray(this.#start, this.#at)
   }
 
   #pad(): this {
-    while (this.#at % 4 !== 0) this.u8(0)
+    while ((this.#at - this.#start) % 4 !== 0) this.u8(0)
     return this
   }
 
   #reserve(length: number): number {
+    if (this.#at + length > this.#end) this.#grow(length)
     const at = this.#at
     this.#at += length
-    if (this.#at > this.#bytes.length) {
-      const larger = new Uint8Array(Math.max(this.#at, this.#bytes.length * 2))
-      larger.set(this.#bytes)
-      this.#bytes = larger
-      this.#view = new DataView(larger.buffer)
-    }
     return at
+  }
+
+  /** Moves to memory of its own. */
+  #grow(length: number): void {
+    const used = this.#at - this.#start
+    const larger = new Uint8Array(Math.max(used + length, used * 2))
+    larger.set(this.#bytes.subarray(this.#start, this.#at))
+    this.#bytes = larger
+    this.#view = new DataView(larger.buffer)
+    this.#start = 0
+    this.#at = used
+    this.#end = larger.length
   }
 }
 

@@ -9,7 +9,8 @@
  * `NetlinkSocket` promises: requests run one batch or one dump at a time, in order; each message gets its own result,
  * because the kernel names the failing ones by sequence and goes on with the rest; a dump that was disturbed is taken
  * again. A socket that lost data (ENOBUFS) fails what was under way and opens itself anew for the next request.
- * `NetlinkMonitor` listens to groups; when events were lost it says so and goes on with a new socket.
+ * `NetlinkMonitor` listens to groups; when events were lost it says so and goes on with a new socket. What one socket
+ * writes it can be spared: the kernel then does not even make a copy.
  *
  * Both belong to the network namespace in which they were made.
  */
@@ -21,8 +22,10 @@ import type { KernelFailure } from '../../lib/ports.ts'
 import {
   AF_NETLINK,
   bindSocket,
+  boundAddress,
   errnoName,
   openSocket,
+  setSocketFilter,
   setSocketOption,
   SOCK_RAW,
   socketPair,
@@ -78,6 +81,9 @@ interface Exchange {
 }
 
 export class NetlinkSocket {
+  /** Called with the address in use, whenever it is another one. */
+  onPort: ((port: number) => void) | undefined
+  #port = 0
   readonly #protocol: number
   readonly #lane = new Serial()
   #socket: Socket | undefined
@@ -89,6 +95,11 @@ export class NetlinkSocket {
   constructor(protocol: number) {
     this.#protocol = protocol
     this.#socket = this.#open()
+  }
+
+  /** How the kernel calls this socket in what it says of its writes; 0 when it had to be closed. */
+  get port(): number {
+    return this.#port
   }
 
   /** Sends messages in batches; one result each, in order. */
@@ -157,12 +168,14 @@ export class NetlinkSocket {
   /** The acknowledgement is asked for only on the last message; failures of others arrive by themselves. */
   #send(batch: readonly Uint8Array[], lastFlags: number, take: (answer: Message) => void): Promise<Exchange> {
     const first = this.#sequence
+    const bytes = Buffer.concat(batch)
+    let at = 0
     for (const [i, message] of batch.entries()) {
-      const view = new DataView(message.buffer, message.byteOffset, message.length)
-      view.setUint32(8, this.#sequence, true)
+      bytes.writeUInt32LE(this.#sequence, at + 8)
       this.#sequence = (this.#sequence + 1) >>> 0 || 1
-      const flags = view.getUint16(6, true) & ~NLM_F_ACK
-      view.setUint16(6, i === batch.length - 1 ? flags | lastFlags | NLM_F_REQUEST : flags, true)
+      const flags = bytes.readUInt16LE(at + 6) & ~NLM_F_ACK
+      bytes.writeUInt16LE(i === batch.length - 1 ? flags | lastFlags | NLM_F_REQUEST : flags, at + 6)
+      at += message.length
     }
     return new Promise((resolve, reject) => {
       if (this.#closed) return reject(new Error('the netlink socket was closed'))
@@ -185,12 +198,15 @@ export class NetlinkSocket {
         this.#exchange = undefined
         return reject(error instanceof Error ? error : new Error(String(error)))
       }
-      this.#socket.write(Buffer.concat(batch))
+      this.#socket.write(bytes)
     })
   }
 
   #open(): Socket {
-    const socket = wrap(openNetlink(this.#protocol, 0))
+    const fd = openNetlink(this.#protocol, 0)
+    this.#port = new DataView(boundAddress(fd, 12).buffer).getUint32(4, true)
+    this.onPort?.(this.#port)
+    const socket = wrap(fd)
     socket.on('data', (datagram: Buffer) => this.#heard(datagram))
     socket.on('error', error => this.#lost(error))
     socket.on('close', () => {
@@ -236,6 +252,8 @@ export class NetlinkMonitor {
   readonly #on: (message: Message) => void
   readonly #overrun: () => void
   #socket: Socket | undefined
+  #fd = -1
+  #spared: { readonly port: number; readonly types: readonly [number, number] } | undefined
   #closed = false
 
   constructor(protocol: number, groups: number, on: (message: Message) => void, overrun: () => void) {
@@ -246,13 +264,21 @@ export class NetlinkMonitor {
     this.#open()
   }
 
+  /** From now on says nothing of messages of these types that the socket `port` has caused. */
+  spare(port: number, types: readonly [number, number]): void {
+    this.#spared = { port, types }
+    if (this.#socket?.destroyed === false) setSocketFilter(this.#fd, allBut(port, types))
+  }
+
   close(): void {
     this.#closed = true
     this.#socket?.destroy()
   }
 
   #open(): void {
-    const socket = wrap(openNetlink(this.#protocol, this.#groups))
+    this.#fd = openNetlink(this.#protocol, this.#groups)
+    if (this.#spared) setSocketFilter(this.#fd, allBut(this.#spared.port, this.#spared.types))
+    const socket = wrap(this.#fd)
     this.#socket = socket
     socket.on('data', (datagram: Buffer) => {
       for (const message of messagesOf(datagram)) if (!this.#closed) this.#on(message)
@@ -265,6 +291,34 @@ export class NetlinkMonitor {
       this.#overrun()
     })
   }
+}
+
+/** A BPF program that lets everything pass but these types from `port`; it loads in network order what is in host order. */
+function allBut(port: number, [one, other]: readonly [number, number]): Uint8Array {
+  const [loadHalf, loadWord, jumpIfEqual, answer] = [0x28, 0x20, 0x15, 0x06]
+  const program: readonly (readonly [number, number, number, number])[] = [
+    [loadHalf, 0, 0, 4],
+    [jumpIfEqual, 1, 0, swapped(one) >>> 16],
+    [jumpIfEqual, 0, 2, swapped(other) >>> 16],
+    [loadWord, 0, 0, 12],
+    [jumpIfEqual, 1, 0, swapped(port)],
+    [answer, 0, 0, 0xffffffff],
+    [answer, 0, 0, 0],
+  ]
+  const view = new DataView(new ArrayBuffer(program.length * 8))
+  for (const [i, [code, ifTrue, ifFalse, value]] of program.entries()) {
+    view.setUint16(i * 8, code, true)
+    view.setUint8(i * 8 + 2, ifTrue)
+    view.setUint8(i * 8 + 3, ifFalse)
+    view.setUint32(i * 8 + 4, value, true)
+  }
+  return new Uint8Array(view.buffer)
+}
+
+function swapped(value: number): number {
+  const view = new DataView(new ArrayBuffer(4))
+  view.setUint32(0, value, true)
+  return view.getUint32(0)
 }
 
 /** Error names that mean "no such thing". */

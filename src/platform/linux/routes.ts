@@ -133,8 +133,10 @@ export async function changeRoutes(socket: NetlinkSocket, changes: readonly Rout
   return results.map((result, i) => outcomeOf(changes[i]!, result))
 }
 
+const done: Outcome = { ok: true }
+
 function outcomeOf(change: RouteChange, { errno, words }: Result): Outcome {
-  if (errno === 0) return { ok: true }
+  if (errno === 0) return done
   const code = errnoName(errno)
   if (change.kind === 'remove' && missing.has(code)) return { ok: true }
   // The very same route is there already, behind another one of its key.
