@@ -82,6 +82,11 @@ export interface PeerConfig {
   readonly strictRole?: boolean
   readonly gracefulRestart: GracefulRestartMode
   readonly restartSeconds: number
+  /**
+   * Long-lived graceful restart (RFC 9494): beyond the restart time routes stay for so long as a last resort, the peer's
+   * here and, where `gracefulRestart` is `full`, ours there. Absent: not spoken of. Not with `gracefulRestart: off`.
+   */
+  readonly longLivedSeconds?: number
   readonly nextHopMode: NextHopMode
   readonly allowOwnAs: number
   /** eBGP: the path must begin with the peer's AS (RFC 4271 §6.3); default true, but for an `rs-client` false. */
@@ -277,6 +282,8 @@ export interface RibPeer {
   readonly sharedSubnets: readonly Prefix[]
   readonly nextHopMode: NextHopMode
   readonly allowOwnAs: number
+  /** It understands routes kept beyond a restart (RFC 9494). */
+  readonly longLived?: boolean
   /** Our answer to a refresh is framed by BoRR and EoRR (RFC 7313). */
   readonly enhancedRefresh?: boolean
   /** Prefixes (paths) per family beyond this many are refused and counted (max-prefix `block`). */
@@ -366,6 +373,8 @@ export interface RibPort {
   removePeer(slot: number): void
   /** The session is gone (or restarting) and its routes of these families stay, marked stale. */
   keepStale(slot: number, families: readonly Family[]): void
+  /** What is stale of this family stays as a last resort, marked LLGR_STALE, but for routes with NO_LLGR (RFC 9494 §4.2). */
+  keepLongLived?(slot: number, family: Family): void
   /** Removes what is still stale of this family. */
   sweepStale(slot: number, family: Family): void
   /** The session lives, and its routes of this family are stale until told again (RFC 7313 §4). */

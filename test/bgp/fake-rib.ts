@@ -47,6 +47,10 @@ export class FakeRib implements RibPort {
     this.calls.push(`sweep ${slot} ${family}`)
   }
 
+  keepLongLived(slot: number, family: Family): void {
+    this.calls.push(`long-lived ${slot} ${family}`)
+  }
+
   receive(_slot: number, _bytes: Uint8Array, start: number, end: number): Receipt {
     this.received++
     const family = end - start === 4 ? 4 : end - start === 5 ? 6 : undefined

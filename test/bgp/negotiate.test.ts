@@ -297,6 +297,27 @@ describe('agreed', () => {
       expect(answer.ok && answer.session).toMatchObject(c.want)
     })
 
+  test('long-lived restart: theirs, at most what we give, beside graceful restart alone (RFC 9494 §4.1)', () => {
+    const gracefulRestart = { restarted: false, notification: true, seconds: 60, families: [] }
+    const longLived = [
+      { family: 4 as const, forwarding: true, seconds: 100 },
+      { family: 6 as const, forwarding: false, seconds: 5000 },
+    ]
+    const of = (said: Parameters<typeof theirs>[1], config: Partial<PeerConfig>) => {
+      const answer = verdict(theirs({}, said), config)
+      return answer.ok
+        ? answer.session.longLived?.map(one => `${one.family} ${one.forwarding} ${one.seconds}`)
+        : 'refused'
+    }
+    const wanted = { longLivedSeconds: 3600 }
+    expect(of({ gracefulRestart, longLived }, wanted)).toEqual(['4 true 100', '6 false 3600'])
+    expect(of({ gracefulRestart, longLived: [] }, wanted)).toEqual([])
+    expect(of({ gracefulRestart }, wanted)).toBeUndefined()
+    expect(of({ longLived }, wanted)).toBeUndefined()
+    expect(of({ gracefulRestart, longLived }, {})).toBeUndefined()
+    expect(of({ gracefulRestart, longLived }, { ...wanted, gracefulRestart: 'off' })).toBeUndefined()
+  })
+
   test('graceful restart is theirs, and only when we want it (RFC 4724, RFC 8538)', () => {
     const gracefulRestart = {
       restarted: false,
@@ -326,6 +347,18 @@ describe('offered', () => {
         { family: 6, forwarding: true },
       ],
     })
+  })
+
+  test('long-lived restart is offered only when asked for; a helper asks for no family (RFC 9494 §3.1)', () => {
+    const said = (more: Partial<PeerConfig>) =>
+      offer(peerConfig('10.0.0.2', more), routerId, able, { restarted: false, forwarding: [6] }).capabilities.longLived
+    expect(said({})).toBeUndefined()
+    expect(said({ longLivedSeconds: 3600, gracefulRestart: 'off' })).toBeUndefined()
+    expect(said({ longLivedSeconds: 3600, gracefulRestart: 'helper' })).toEqual([])
+    expect(said({ longLivedSeconds: 3600, gracefulRestart: 'full', families: [4, 6] })).toEqual([
+      { family: 4, forwarding: false, seconds: 3600 },
+      { family: 6, forwarding: true, seconds: 3600 },
+    ])
   })
 
   test('a mere helper lists no family (RFC 4724 §3)', () => {

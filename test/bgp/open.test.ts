@@ -89,9 +89,10 @@ describe('capabilities', () => {
     },
     { name: 'add-path, mode out of range', rfc: '7911 §4', hex: '45 08 0001 01 04 0002 01 00', want: { addPath: [] } },
     { name: 'enhanced refresh', rfc: '7313 §3.1', hex: '46 00', want: { enhancedRefresh: true } },
+    { name: 'long-lived, of no family', rfc: '9494 §3.1', hex: '47 00', want: { longLived: [] } },
     {
       name: 'long-lived',
-      rfc: '9494 §4.1',
+      rfc: '9494 §3.1',
       hex: '47 07 0001 01 80 000e10',
       want: { longLived: [{ family: 4, forwarding: true, seconds: 3600 }] },
     },

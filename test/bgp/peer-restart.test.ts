@@ -8,7 +8,7 @@ import type { DownReason } from '../../src/bgp/session/fsm.ts'
 import type { Session } from '../../src/bgp/session/negotiate.ts'
 import { keepsRoutes, StaleRoutes } from '../../src/bgp/session/restart.ts'
 import { hardReset, notification } from '../../src/bgp/wire/notification.ts'
-import type { GracefulRestart } from '../../src/bgp/wire/open.ts'
+import type { GracefulRestart, LongLived } from '../../src/bgp/wire/open.ts'
 import { noCapabilities } from '../../src/bgp/wire/open.ts'
 import { SimClock } from '../sim/clock.ts'
 import { FakeRib } from './fake-rib.ts'
@@ -23,7 +23,11 @@ const all: GracefulRestart = {
   ],
 }
 
-function session(gracefulRestart: GracefulRestart | undefined, families: readonly (4 | 6)[] = [4, 6]): Session {
+function session(
+  gracefulRestart: GracefulRestart | undefined,
+  families: readonly (4 | 6)[] = [4, 6],
+  longLived?: readonly LongLived[],
+): Session {
   return {
     identifier: 2,
     remoteAs: 64512,
@@ -41,6 +45,7 @@ function session(gracefulRestart: GracefulRestart | undefined, families: readonl
     addPathIn: [],
     addPathOut: [],
     ...(gracefulRestart && { gracefulRestart }),
+    ...(longLived && { longLived }),
     restartAfterNotification: gracefulRestart?.notification ?? false,
     theirs: noCapabilities,
     remarks: [],
@@ -208,5 +213,112 @@ describe('stale routes', () => {
     const { rib, stale } = start()
     stale.kept(session({ ...all, seconds: 0 }))
     expect(rib.calls).toEqual(['remove 3'])
+  })
+})
+
+describe('long-lived (RFC 9494 §4.2)', () => {
+  const day = 86_400
+  const entries = (...families: readonly (4 | 6)[]) =>
+    families.map(family => ({ family, forwarding: true, seconds: day }))
+  const long = session(all, [4, 6], entries(4, 6))
+  const only6 = session(all, [4, 6], entries(6))
+
+  test('after the restart time, marked, until its own timer; a family without goes then', () => {
+    const { clock, rib, stale } = start()
+    stale.kept(only6)
+    expect(stale.untilMs).toBe(60_000 + day * 1000)
+    clock.pass(60_000)
+    expect(rib.calls).toEqual(['stale 3 4,6', 'sweep 3 4', 'long-lived 3 6'])
+    expect([stale.families, stale.untilMs]).toEqual([[6], 60_000 + day * 1000])
+    clock.pass(day * 1000)
+    expect(rib.calls.slice(3)).toEqual(['sweep 3 6', 'remove 3'])
+    expect(stale.untilMs).toBeUndefined()
+  })
+
+  test('back within the restart time: never marked', () => {
+    const { clock, rib, stale } = start()
+    stale.kept(long)
+    clock.pass(59_000)
+    stale.returned(long, peer)
+    for (const family of [4, 6] as const) stale.endOfRib(family)
+    clock.pass(2 * day * 1000)
+    expect(rib.calls).toEqual(['stale 3 4,6', 'add 3', 'sweep 3 4', 'sweep 3 6'])
+  })
+
+  test('back later: they stay until End-of-RIB, or until the timer, which goes on', () => {
+    const { clock, rib, stale } = start()
+    stale.kept(long)
+    clock.pass(61_000)
+    stale.returned(long, peer)
+    stale.endOfRib(4)
+    expect([rib.calls.at(-1), stale.families]).toEqual(['sweep 3 4', [6]])
+    // The timer of ordinary restarts is not theirs.
+    clock.pass(400_000)
+    expect(stale.families).toEqual([6])
+    clock.pass(day * 1000)
+    expect(rib.calls.slice(-2)).toEqual(['sweep 3 4', 'sweep 3 6'])
+    expect(rib.calls).not.toContain('remove 3')
+  })
+
+  test('gone again before End-of-RIB: the timer is not started anew, what came since has the restart time', () => {
+    const { clock, rib, stale } = start()
+    stale.kept(long)
+    clock.pass(100_000)
+    stale.returned(long, peer)
+    clock.pass(100_000)
+    rib.calls.length = 0
+    stale.kept(long)
+    expect(rib.calls).toEqual(['stale 3 4,6'])
+    clock.pass(60_000)
+    expect(rib.calls.slice(1)).toEqual(['long-lived 3 4', 'long-lived 3 6'])
+    expect(stale.untilMs).toBe(60_000 + day * 1000)
+    clock.pass(day * 1000 - 200_000)
+    expect(rib.calls.slice(-3)).toEqual(['sweep 3 4', 'sweep 3 6', 'remove 3'])
+  })
+
+  test('the new OPEN lacks it, lacks a family, or has F=0: swept at once', () => {
+    const without = { family: 6 as const, forwarding: false, seconds: day }
+    for (const [again, want] of [
+      [session(all), ['add 3', 'sweep 3 4', 'sweep 3 6']],
+      [session(all, [4, 6], entries(4)), ['add 3', 'sweep 3 6']],
+      [session(all, [4, 6], [...entries(4), without]), ['add 3', 'sweep 3 6']],
+      [session(undefined), ['add 3', 'sweep 3 4', 'sweep 3 6']],
+    ] as const) {
+      const { clock, rib, stale } = start()
+      stale.kept(long)
+      clock.pass(60_000)
+      rib.calls.length = 0
+      stale.returned(again, peer)
+      expect(rib.calls).toEqual(want)
+    }
+  })
+
+  test('no restart time, for all families or for one: long-lived at once', () => {
+    const { rib, stale } = start()
+    stale.kept(session({ ...all, seconds: 0 }, [4, 6], entries(4, 6)))
+    expect(rib.calls).toEqual(['stale 3 4,6', 'long-lived 3 4', 'long-lived 3 6'])
+    const other = start()
+    const four = { ...all, families: [{ family: 4 as const, forwarding: true }] }
+    other.stale.kept(session(four, [4, 6], entries(6)))
+    expect(other.rib.calls).toEqual(['stale 3 4,6', 'long-lived 3 6'])
+    expect(keepsRoutes(session({ ...all, families: [] }, [4, 6], entries(6)), 'full', { kind: 'abandoned' })).toBe(true)
+  })
+
+  test('a time of zero is none', () => {
+    const { clock, rib, stale } = start()
+    stale.kept(session(all, [4, 6], [{ family: 4, forwarding: true, seconds: 0 }]))
+    clock.pass(60_000)
+    expect(rib.calls).toEqual(['stale 3 4,6', 'remove 3'])
+  })
+
+  test('a peer that is not configured any more: not for a day', () => {
+    const { clock, rib, stale } = start()
+    stale.kept(long)
+    clock.pass(60_000)
+    stale.endWithin(30_000)
+    clock.pass(30_000)
+    expect(rib.calls.at(-1)).toBe('remove 3')
+    clock.pass(day * 1000)
+    expect(rib.calls.filter(call => call === 'remove 3')).toEqual(['remove 3'])
   })
 })

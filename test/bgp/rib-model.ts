@@ -19,6 +19,8 @@ export interface ModelPath {
   slot: number
   received: Attrs
   stale: boolean
+  /** Kept beyond a restart (RFC 9494). */
+  longLived?: boolean
 }
 
 export interface ModelPeer {
@@ -29,6 +31,8 @@ export interface ModelPeer {
 }
 
 const local = -1
+const llgrStale = 0xffff0006
+const noLlgr = 0xffff0007
 
 export class NaiveRib {
   readonly routerId = 0x0a000001
@@ -61,6 +65,17 @@ export class NaiveRib {
     }
   }
 
+  /** Beyond its restart time: marked and chosen last, but for those that must not be kept so. */
+  keepLongLived(slot: number): void {
+    const { paths } = this.peers.get(slot)!
+    for (const [key, path] of paths) {
+      if (!path.stale) continue
+      const used = this.used(path, Prefix.of(key)) ?? path.received
+      if (communities(used).includes(noLlgr) || communities(path.received).includes(noLlgr)) paths.delete(key)
+      else path.longLived = true
+    }
+  }
+
   originate(wanted: readonly Origination[]): void {
     this.originated = new Map()
     for (const one of wanted) {
@@ -89,6 +104,7 @@ export class NaiveRib {
       if ((values.get(10) ?? '').match(/.{8}/g)?.includes(hex32(this.clusterId))) return undefined
     }
     const attrs = clone(path.received)
+    if (path.longLived) addCommunities(attrs, [llgrStale])
     const learned = peer.kind === 'ebgp' ? 'ebgp' : 'ibgp'
     const changed = applyPolicy(peer.importPolicy, attrs, prefix, learned, learned)
     if (!changed) return undefined
@@ -140,10 +156,11 @@ export class NaiveRib {
     return 0
   }
 
-  /** Smaller is better, steps 3 to 8 in order. */
+  /** Smaller is better, steps 1 to 8 in order. */
   #rank({ path, used }: { path: ModelPath; used: Attrs }, withMed: boolean): number[] {
     const kind = path.slot === local ? 'local' : this.peers.get(path.slot)!.peer.kind
     return [
+      communities(used).includes(llgrStale) ? 1 : 0,
       -localPref(used),
       kind === 'local' ? 0 : 1,
       numbers(used.values.get(2)!).length,
@@ -245,6 +262,8 @@ export class NaiveRib {
     const served = to.kind === 'ebgp' && to.routeServerClient === true
     if (to.kind === 'ebgp' && !served && (wellKnown.includes(0xffffff01) || wellKnown.includes(0xffffff03)))
       return undefined
+    const unknowing = wellKnown.includes(llgrStale) && !to.longLived
+    if (unknowing && to.kind === 'ebgp') return undefined
     const attrs = clone(used)
     const v = attrs.values
     const learned = from === 'local' ? 'local' : from === 'ebgp' ? 'ebgp' : 'ibgp'
@@ -276,6 +295,10 @@ export class NaiveRib {
       return attrs
     }
     if (!v.has(5)) v.set(5, hex32(100))
+    if (unknowing) {
+      v.set(5, hex32(0))
+      addCommunities(attrs, [0xffffff01])
+    }
     if (from === 'ibgp' || from === 'client') {
       if (!v.has(9)) v.set(9, hex32(this.peers.get(path.slot)!.peer.identifier))
       v.set(10, hex32(this.clusterId) + (v.get(10) ?? ''))
@@ -305,10 +328,7 @@ function applyPolicy(
       attrs.values.set(4, hex32(set.med))
       changed.setMed = true
     }
-    if (set?.addCommunities) {
-      const all = new Set([...communities(attrs), ...set.addCommunities])
-      attrs.values.set(8, [...all].map(hex32).sort().join(''))
-    }
+    if (set?.addCommunities) addCommunities(attrs, set.addCommunities)
     if (set?.prependAsPath) attrs.values.set(2, withPrepended(attrs.values.get(2)!, set.prependAsPath))
     if (action === 'accept') return changed
   }
@@ -398,6 +418,11 @@ function withPrepended(path: string, as: readonly number[]): string {
 
 function communities(attrs: Attrs): number[] {
   return (attrs.values.get(8) ?? '').match(/.{8}/g)?.map(h => Number.parseInt(h, 16)) ?? []
+}
+
+function addCommunities(attrs: Attrs, more: readonly number[]): void {
+  const all = new Set([...communities(attrs), ...more])
+  attrs.values.set(8, [...all].map(hex32).sort().join(''))
 }
 
 function localPref(attrs: Attrs): number {

@@ -111,7 +111,7 @@ const announced: fc.Arbitrary<Announced> = fc.record(
     origin: fc.constantFrom(0, 2),
     med: fc.constantFrom(0, 10, 20),
     localPref: fc.constantFrom(100, 200),
-    communities: fc.constantFrom([0xfde80001], [0xffffff01], [0xffffff02], [0xffff0000, 5]),
+    communities: fc.constantFrom([0xfde80001], [0xffffff01], [0xffffff02], [0xffff0000, 5], [0xffff0006], [0xffff0007]),
     originator: fc.constantFrom(0x0a000001, 0x0a0000ff, 1),
     clusters: fc.constantFrom([0x0a000001], [9, 8], [9]),
   },
@@ -123,7 +123,7 @@ const kinds = ['ebgp', 'ebgp', 'ibgp', 'client', 'client'] as const
 type Op =
   | { op: 'announce'; slot: number; what: Announced; prefixes: string[] }
   | { op: 'withdraw'; slot: number; prefixes: string[] }
-  | { op: 'down' | 'restart' | 'sweep' | 'up' | 'refresh' | 'age' | 'take'; slot: number }
+  | { op: 'down' | 'restart' | 'long-lived' | 'sweep' | 'up' | 'refresh' | 'age' | 'take'; slot: number }
   | { op: 'import' | 'export'; slot: number; policy: number }
   | { op: 'originate'; which: number[] }
   | { op: 'hop'; ip: string; reachable: boolean }
@@ -136,11 +136,12 @@ const op: fc.Arbitrary<Op> = fc.oneof(
   { weight: 12, arbitrary: fc.record({ op: fc.constant('announce' as const), slot, what: announced, prefixes: some }) },
   { weight: 5, arbitrary: fc.record({ op: fc.constant('withdraw' as const), slot, prefixes: some }) },
   {
-    weight: 6,
+    weight: 7,
     arbitrary: fc.record({
       op: fc.constantFrom(
         'down' as const,
         'restart' as const,
+        'long-lived' as const,
         'sweep' as const,
         'up' as const,
         'refresh' as const,
@@ -253,6 +254,9 @@ class Pair {
     } else if (o.op === 'sweep') {
       for (const family of [4, 6] as const) rib.sweepStale(o.slot, family)
       for (const [key, path] of known.paths) if (path.stale) known.paths.delete(key)
+    } else if (o.op === 'long-lived') {
+      for (const family of [4, 6] as const) rib.keepLongLived(o.slot, family)
+      model.keepLongLived(o.slot)
     } else if (o.op === 'import' || o.op === 'export') {
       const field = o.op === 'import' ? 'importPolicy' : 'exportPolicy'
       const peer = { ...known.peer, [field]: policies[o.policy]! }
@@ -359,6 +363,10 @@ const pathVariants: Readonly<Record<string, readonly Partial<RibPeer>[]>> = {
   'two paths to some': [{ ...several, mostPaths: 2 }, {}, { ...several, mostPaths: 2, nextHopMode: 'self' }],
 }
 
+const restartVariants: Readonly<Record<string, readonly Partial<RibPeer>[]>> = {
+  'some know of routes kept beyond a restart (RFC 9494 §4.3, §4.6)': [{ longLived: true }, {}],
+}
+
 const served = { routeServerClient: true } as const
 const notTheirs: Policy = {
   rules: [
@@ -379,18 +387,21 @@ const serverVariants: Readonly<Record<string, readonly Partial<RibPeer>[]>> = {
 }
 
 describe('the RIB arrives at what a plain recomputation says (RFC 4271 §3.2, §9.1)', () => {
-  test.each(Object.entries({ ...variants, ...pathVariants, ...serverVariants }))('%s', (_name, terms) => {
-    fc.assert(
-      fc.property(fc.array(op, { minLength: 1, maxLength: 40 }), ops => {
-        const pair = new Pair(terms)
-        for (const o of ops) pair.run(o)
-        pair.finish()
-        pair.check()
-        pair.checkEmpties()
-      }),
-      { numRuns: 150 },
-    )
-  })
+  test.each(Object.entries({ ...variants, ...pathVariants, ...restartVariants, ...serverVariants }))(
+    '%s',
+    (_name, terms) => {
+      fc.assert(
+        fc.property(fc.array(op, { minLength: 1, maxLength: 40 }), ops => {
+          const pair = new Pair(terms)
+          for (const o of ops) pair.run(o)
+          pair.finish()
+          pair.check()
+          pair.checkEmpties()
+        }),
+        { numRuns: 150 },
+      )
+    },
+  )
 })
 
 test('where nobody takes updates none are collected, and prefixes that went are free at once', () => {

@@ -187,6 +187,7 @@ function sessionLines(one: PeerView): string[] {
     ...(one.passive ? ['passive'] : []),
     ...(one.required ? ['required'] : []),
     ...(session?.gracefulRestart ? [`graceful restart ${session.restartSeconds ?? 0} s`] : []),
+    ...(session?.longLivedSeconds ? ['long-lived graceful restart'] : []),
     ...(one.maxPrefix ? [`max-prefix ${one.maxPrefix.action} at ${grouped(one.maxPrefix.limit)}`] : []),
   ]
   const lines = [wrapped(`Session   ${first.join(', ')},`, 10), wrapped(`          ${second.join(', ')}`, 10)]

@@ -83,6 +83,7 @@ type Shared = Required<
     | 'strictRole'
     | 'requireCapabilities'
     | 'mostPaths'
+    | 'longLivedSeconds'
   >
 >
 
@@ -115,6 +116,7 @@ const sharedRows: read.Rows<Shared> = {
     ),
   ),
   mostPaths: read.integer(1, 64),
+  longLivedSeconds: read.integer(0, 0xffffff),
 }
 
 function sharedOf(options: Partial<Options>): Partial<Shared> {
@@ -486,6 +488,12 @@ function templateOf(
   if (external) return read.bad([...path, external], `${external} is for peers of other ASes`, problems)
   if (options.client && !inside)
     return read.bad([...path, 'client'], 'only a peer of our own AS can be a client (RFC 4456)', problems)
+  if (options.longLivedSeconds !== undefined && options.gracefulRestart === 'off')
+    return read.bad(
+      [...path, 'longLivedSeconds'],
+      'it goes on where graceful restart ends (RFC 9494), which is off',
+      problems,
+    )
   const served = options.routeServerClient ? notByServers.find(name => options[name]) : undefined
   if (served)
     return read.bad([...path, served], `${served} changes paths, which a route server passes on as they are`, problems)

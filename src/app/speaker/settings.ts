@@ -102,6 +102,11 @@ export interface PeerOptions {
   readonly gracefulRestart?: 'full' | 'helper' | 'off'
   /** How long the peer is asked to keep our routes; default 120. */
   readonly restartSeconds?: number
+  /**
+   * Long-lived graceful restart (RFC 9494): beyond the restart time its routes stay here for so long at most, marked and
+   * chosen last, and with `full` ours there; 0: only say that such marks are understood. Default: not spoken of.
+   */
+  readonly longLivedSeconds?: number
   /** Next hop in what we announce: `auto` ours, but a third party's on a shared subnet (RFC 4271 §5.1.3). */
   readonly nextHop?: 'auto' | 'self' | 'keep'
   /** Accept routes with our own AS in the path this often; default 0. */

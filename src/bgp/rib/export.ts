@@ -15,7 +15,8 @@
  *
  * A client of a route server (RFC 7947 §2.2) gets path, next hop, MED and communities as they came.
  *
- * RFC 4271 §5.1, §9.2; RFC 1997; RFC 4456 §6, §8; RFC 2545 §3; RFC 8950; RFC 8654 §4 (what does not fit is not sent).
+ * RFC 4271 §5.1, §9.2; RFC 1997; RFC 4456 §6, §8; RFC 2545 §3; RFC 8950; RFC 8654 §4 (what does not fit is not sent);
+ * RFC 9494 §4.3, §4.6.
  */
 
 import type { Family, Ip, Prefix } from '../../lib/ip.ts'
@@ -37,6 +38,7 @@ export const withheld = {
   tooLarge: -6,
   leaving: -7,
   leak: -8,
+  longLived: -9,
 } as const
 
 export const withheldReasons: Readonly<Record<number, string>> = {
@@ -48,10 +50,13 @@ export const withheldReasons: Readonly<Record<number, string>> = {
   [withheld.tooLarge]: 'attributes do not fit a message of this peer',
   [withheld.leaving]: 'we are leaving',
   [withheld.leak]: 'only for customers (OTC)',
+  [withheld.longLived]: 'kept beyond a restart, and the peer would not know (LLGR_STALE)',
 }
 
 /** RFC 8326 §3: whoever hears it by eBGP makes it LOCAL_PREF 0. */
 const gracefulShutdown = 0xffff0000
+
+const noExport = 0xffffff01
 
 /** What all members of a group have in common, as far as routes are concerned. */
 export interface ExportTerms {
@@ -66,6 +71,8 @@ export interface ExportTerms {
   readonly role: Role | undefined
   /** RFC 7947: what is learned is passed on as it came. */
   readonly routeServerClient: boolean
+  /** Members understand routes kept beyond a restart (RFC 9494). */
+  readonly longLived: boolean
   /** A default route of our own is sent whatever the table says. */
   readonly originateDefault: boolean
   readonly as4: boolean
@@ -181,6 +188,8 @@ export class Exporter {
     // RFC 7947 §2.2.4: a route server does not act on what clients say to each other; "to nobody" is said to it too.
     if (terms.kind === 'ebgp' && !terms.routeServerClient && marks & (mark.noExport | mark.noExportSubconfed))
       return withheld.noExport
+    // RFC 9494 §4.3; by iBGP it goes with a mark that every router understands (§4.6).
+    if (marks & mark.llgrStale && !terms.longLived && terms.kind === 'ebgp') return withheld.longLived
     if (upwards.has(terms.role) && marks & mark.otc) return withheld.leak
     this.#edit.reset()
     const subject = this.#subject
@@ -206,6 +215,10 @@ export class Exporter {
         if (!(marks & mark.originator)) edit.originator = origin.identifier
         edit.cluster = terms.clusterId
       }
+    }
+    if (marks & mark.llgrStale && !terms.longLived) {
+      edit.communities.push(noExport)
+      edit.localPref = 0
     }
     if (terms.leaving === 'announced') {
       edit.communities.push(gracefulShutdown)

@@ -14,7 +14,7 @@
 
 import type { Family, Ip } from '../../lib/ip.ts'
 import type { RouteUpdate } from '../types.ts'
-import type { AttributeSets } from './attribute-sets.ts'
+import { type AttributeSets, mark } from './attribute-sets.ts'
 import { IntQueue, netFlag, Nets, Paths } from './columns.ts'
 import { type Candidates, decide, equalPaths, rankPaths } from './decide.ts'
 import type { Origin } from './export.ts'
@@ -28,8 +28,8 @@ export interface TableEvents {
   readonly told: boolean
   /** There is something to do. */
   wake(): void
-  /** Runs import again for one path: see `replace`. */
-  reimport(table: FamilyTable, path: number): void
+  /** Runs import again for one path, as received or marked as kept beyond a restart: see `replace`. */
+  reimport(table: FamilyTable, path: number, longLived: boolean): void
   /** The last path of a source that left is gone from this family. */
   emptied(source: number): void
 }
@@ -392,7 +392,12 @@ export class FamilyTable implements Candidates, Outgoing {
 
   #visit(path: number, bits: number): void {
     if (bits & chore.remove || (bits & chore.sweep && this.isStale(path))) return this.#remove(path)
-    if (bits & chore.reimport) this.#on.reimport(this, path)
+    const marks = this.sets.marks[this.paths.used[path]!]!
+    if (bits & chore.longLived && this.isStale(path)) {
+      if ((marks | this.sets.marks[this.paths.received[path]!]!) & mark.noLlgr) return this.#remove(path)
+      this.#on.reimport(this, path, true)
+    } else if (bits & chore.reimport)
+      this.#on.reimport(this, path, (marks & mark.llgrStale) !== 0 && this.isStale(path))
     if (bits & chore.redecide) this.#touch(path)
   }
 
@@ -415,8 +420,8 @@ export class FamilyTable implements Candidates, Outgoing {
     const { sources, paths } = this
     const at = slotOf(source, this.family)
     sources.refreshing[at] = refreshing ? 1 : 0
-    // A sweep under way means the routes that are stale now, not those that become so below.
-    while (sources.chores[at]! & chore.sweep) this.walk(paths.high)
+    // A sweep under way means the routes that are stale now, not those that become so below; likewise their marks.
+    while (sources.chores[at]! & (chore.sweep | chore.longLived)) this.walk(paths.high)
     // Epochs run from 0 to 254; 255 is no epoch, so what was stale when they start over stays so.
     if (sources.epoch[at] === 254) {
       for (let path = 0; path < paths.high; path++)

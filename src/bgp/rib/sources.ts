@@ -52,6 +52,8 @@ export const chore = {
   reimport: 4,
   /** Decide its nets again. */
   redecide: 8,
+  /** Mark its stale paths as kept beyond a restart (RFC 9494), and remove those that must not be kept so. */
+  longLived: 16,
 } as const
 
 export class Sources {

@@ -30,6 +30,7 @@ import { Originations } from './originations.ts'
 import { UpdateGroup } from './outbox.ts'
 import { CompiledPolicy } from './policy.ts'
 import { wordAt } from './replay.ts'
+import { Edit, rewrite } from './rewrite.ts'
 import { chore, local, refusal, slotOf, Sources } from './sources.ts'
 
 export interface RibOptions {
@@ -46,6 +47,9 @@ const pathsPerSlice = 16384
 
 /** Longest path accepted (RFC 7606 leaves it to us; spec section 7). */
 const maxHops = 1024
+
+/** RFC 9494 §3.2 */
+const llgrStale = 0xffff0006
 
 /** As many as a service has next hops in one rack, say; a client of two reflectors sees twice as many. */
 const defaultMostPaths = 8
@@ -88,6 +92,7 @@ export class Rib implements RibPort {
   readonly #policyText = new WeakMap<Policy, string>()
   readonly #functions = new WeakMap<object, number>()
   #functionCount = 0
+  readonly #edit = new Edit()
   #options: RibOptions
   #identity: Identity
   #idle = true
@@ -104,7 +109,7 @@ export class Rib implements RibPort {
     const on = {
       told,
       wake: () => this.#wake(),
-      reimport: (table: FamilyTable, path: number) => this.#reimport(table, path),
+      reimport: (table: FamilyTable, path: number, longLived: boolean) => this.#reimport(table, path, longLived),
       emptied: (source: number) => this.#emptied(source),
     }
     this.tables = {
@@ -164,6 +169,12 @@ export class Rib implements RibPort {
       this.tables[family].age(state.source)
       this.tables[family].addChore(state.source, kept.includes(family) ? chore.redecide : chore.sweep)
     }
+  }
+
+  keepLongLived(slot: number, family: Family): void {
+    const state = this.#slots[slot]
+    if (state && this.sources.stale(state.source, family) > 0)
+      this.tables[family].addChore(state.source, chore.longLived)
   }
 
   sweepStale(slot: number, family: Family): void {
@@ -280,6 +291,7 @@ export class Rib implements RibPort {
       role: peer.role,
       routeServerClient: peer.kind === 'ebgp' && (peer.routeServerClient ?? false),
       originateDefault: peer.originateDefault ?? false,
+      longLived: peer.longLived ?? false,
       as4: peer.as4,
       maxMessageOctets: peer.maxMessageOctets,
       extendedNextHop: peer.extendedNextHop,
@@ -414,14 +426,24 @@ export class Rib implements RibPort {
     }
   }
 
-  #reimport(table: FamilyTable, path: number): void {
+  #reimport(table: FamilyTable, path: number, longLived: boolean): void {
     const { paths } = table
     const importer = this.#bySource[paths.source[path]!]!.importer
     const received = paths.received[path]!
     const net = paths.net[path]!
     if (isMartian(table.nets, net)) return
-    importer.judge(this.#identity, received, table.nets, net)
+    const set = longLived ? this.#marked(received) : received
+    this.sets.hold(set)
+    importer.judge(this.#identity, set, table.nets, net)
     table.replace(path, received, importer.used, importer.why, false)
+    this.sets.release(set)
+  }
+
+  /** RFC 9494 §4.2: the mark is there before any policy looks. */
+  #marked(set: number): number {
+    this.#edit.reset()
+    this.#edit.communities.push(llgrStale)
+    return rewrite(this.sets, set, this.#edit)
   }
 
   // ------------------------------------------------------------------------------------------------------- own, knobs

@@ -11,7 +11,7 @@
 
 import type { Family, Ip } from '../../lib/ip.ts'
 import type { CapabilityName, PeerConfig } from '../types.ts'
-import type { Capabilities, GracefulRestart, Open } from '../wire/open.ts'
+import type { Capabilities, GracefulRestart, LongLived, Open } from '../wire/open.ts'
 import { asTrans, encodeCapabilities, noCapabilities, roleNumbers } from '../wire/open.ts'
 import { openError, WireError } from '../wire/notification.ts'
 
@@ -41,6 +41,8 @@ export interface Session {
   readonly addPathOut: readonly Family[]
   /** Theirs; undefined when they did not offer it or we do not want it. */
   readonly gracefulRestart?: GracefulRestart
+  /** RFC 9494: how long their routes may stay beyond the restart time; undefined: they, or we, do not want it. */
+  readonly longLived?: readonly LongLived[]
   /** Both sides said N (RFC 8538). */
   readonly restartAfterNotification: boolean
   readonly theirs: Capabilities
@@ -87,6 +89,7 @@ function capabilitiesFor(peer: PeerConfig, can: Abilities, restart: RestartOffer
     extendedNextHop: can.extendedNextHop && peer.address.family === 6 && peer.families.includes(4),
     as4: peer.localAs,
     ...(peer.gracefulRestart !== 'off' && { gracefulRestart: restartCapability(peer, restart) }),
+    ...(wantsLongLived(peer) && { longLived: longLivedCapability(peer, restart) }),
     addPath: addPath ? peer.families.map(family => ({ family, mode })) : [],
     ...(roleOf(peer) && { role: roleNumbers[roleOf(peer)!] }),
   }
@@ -110,6 +113,24 @@ function restartCapability(peer: PeerConfig, restart: RestartOffer): GracefulRes
           .map(family => ({ family, forwarding: restart.forwarding.includes(family) }))
       : [],
   }
+}
+
+/** RFC 9494 §4.1: only beside graceful restart. */
+function wantsLongLived(peer: PeerConfig): boolean {
+  return peer.longLivedSeconds !== undefined && peer.gracefulRestart !== 'off'
+}
+
+/** As with graceful restart, a mere helper lists no family. */
+function longLivedCapability(peer: PeerConfig, restart: RestartOffer): readonly LongLived[] {
+  const seconds = peer.longLivedSeconds ?? 0
+  return restartCapability(peer, restart).families.map(entry => ({ ...entry, seconds }))
+}
+
+/** What they ask for, at most what we are willing to give. */
+function agreedLongLived(theirs: Capabilities, own: Capabilities, peer: PeerConfig): readonly LongLived[] | undefined {
+  if (!own.longLived || !own.gracefulRestart || !theirs.gracefulRestart || !theirs.longLived) return undefined
+  const most = peer.longLivedSeconds ?? 0
+  return theirs.longLived.map(entry => ({ ...entry, seconds: Math.min(entry.seconds, most) }))
 }
 
 export type Verdict =
@@ -226,6 +247,7 @@ function agree(theirs: Open, ours: Open, peer: PeerConfig, families: readonly Fa
     remarks.push(`two-octet AS ${theirs.as2} does not match AS ${remoteAs} of the capability`)
   if (said.unknown.length > 0) remarks.push(`unknown capabilities ${said.unknown.join(', ')}`)
   const gracefulRestart = own.gracefulRestart && said.gracefulRestart
+  const longLived = agreedLongLived(said, own, peer)
   // RFC 7911 §4: paths flow where one side sends and the other receives.
   const addPathIn = pathFamilies(families, own, said)
   const addPathOut = pathFamilies(families, said, own)
@@ -246,6 +268,7 @@ function agree(theirs: Open, ours: Open, peer: PeerConfig, families: readonly Fa
     addPathIn,
     addPathOut,
     ...(gracefulRestart && { gracefulRestart }),
+    ...(longLived && { longLived }),
     restartAfterNotification: !!gracefulRestart?.notification && !!own.gracefulRestart?.notification,
     theirs: said,
     remarks,

@@ -73,6 +73,7 @@ export function ribPeer(slot: number, config: PeerConfig, own: SpeakerConfig, se
     ...(self4 && { self4 }),
     ...(self6 && { self6 }),
     sharedSubnets: sharedSubnets(config, own, local),
+    ...(session.theirs.longLived && session.theirs.gracefulRestart && { longLived: true }),
     enhancedRefresh: session.enhancedRefresh,
     ...(config.maxPrefix?.action === 'block' && { mostReceived: config.maxPrefix.limit }),
     nextHopMode: config.nextHopMode,

@@ -74,6 +74,8 @@ export interface PeerSnapshot {
     readonly gracefulRestart: boolean
     readonly restartAfterNotification: boolean
     readonly restartSeconds?: number
+    /** RFC 9494: how long the peer's routes stay beyond that at most, per family. */
+    readonly longLivedSeconds?: Readonly<Partial<Record<Family, number>>>
     readonly endOfRibReceived: readonly Family[]
   }
   /** Of their last OPEN, also when the session did not come up. */
@@ -170,6 +172,9 @@ function viewSession(peer: Peer): PeerSnapshot['session'] {
     gracefulRestart: restart !== undefined,
     restartAfterNotification: session.restartAfterNotification,
     ...(restart && { restartSeconds: restart.seconds }),
+    ...(session.longLived && {
+      longLivedSeconds: Object.fromEntries(session.longLived.map(one => [one.family, one.seconds])),
+    }),
     endOfRibReceived: [...peer.record.endsOfRib].toSorted((a, b) => a - b),
   }
 }

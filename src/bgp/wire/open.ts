@@ -28,6 +28,13 @@ export interface GracefulRestart {
   readonly families: readonly { readonly family: Family; readonly forwarding: boolean }[]
 }
 
+/** RFC 9494 §3.1: a family whose routes may be kept for this long beyond the restart time. */
+export interface LongLived {
+  readonly family: Family
+  readonly forwarding: boolean
+  readonly seconds: number
+}
+
 /** RFC 9234 §4.1: values of the role capability. */
 export const roleNumbers = { provider: 0, rs: 1, 'rs-client': 2, customer: 3, peer: 4 } as const
 
@@ -48,7 +55,8 @@ export interface Capabilities {
   readonly gracefulRestart?: GracefulRestart
   readonly addPath: readonly { readonly family: Family; readonly mode: AddPathMode }[]
   readonly role?: number
-  readonly longLived: readonly { readonly family: Family; readonly forwarding: boolean; readonly seconds: number }[]
+  /** RFC 9494; undefined: not listed. Without a family it says that marked routes are understood. */
+  readonly longLived?: readonly LongLived[]
   readonly hostName?: string
   readonly software?: string
   /** Codes we do not know, in the order listed. */
@@ -72,7 +80,6 @@ export const noCapabilities: Capabilities = {
   extendedMessage: false,
   extendedNextHop: false,
   addPath: [],
-  longLived: [],
   unknown: [],
 }
 
@@ -226,13 +233,14 @@ function readAddPath(value: Reader, into: Draft): void {
 }
 
 function readLongLived(value: Reader, into: Draft): void {
+  const families = [...(into.longLived ?? [])]
   while (value.left > 0) {
     const family = familyOf(value.u16(), value.u8())
     const forwarding = (value.u8() & 0x80) !== 0
     const seconds = (value.u8() << 16) | value.u16()
-    if (family && !into.longLived.some(known => known.family === family))
-      into.longLived = [...into.longLived, { family, forwarding, seconds }]
+    if (family && !families.some(known => known.family === family)) families.push({ family, forwarding, seconds })
   }
+  into.longLived = families
 }
 
 /** Length-prefixed text that is shown and never believed: damage is skipped, not answered. */
@@ -285,7 +293,7 @@ export function encodeCapabilities(said: Capabilities): Uint8Array {
     for (const { family, mode } of said.addPath) out.u16(afiOf(family)).u8(1).u8(mode)
   }
   if (said.enhancedRefresh) out.u8(70).u8(0)
-  if (said.longLived.length > 0) {
+  if (said.longLived) {
     out.u8(71).u8(7 * said.longLived.length)
     for (const { family, forwarding, seconds } of said.longLived)
       out
