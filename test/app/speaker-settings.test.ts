@@ -63,6 +63,16 @@ test('a peer’s defaults, and what each option becomes', () => {
   expect(peer({ address: 'fe80::2%eth0' })).toMatchObject({ key: 'fe80::2%eth0', zone: 'eth0', families: [6] })
 })
 
+test('long-lived graceful restart goes on where graceful restart ends; OPENs as of 1995', () => {
+  expect(peer({ longLivedSeconds: 86_400 })).toMatchObject({ longLivedSeconds: 86_400, gracefulRestart: 'helper' })
+  expect(peer({}).longLivedSeconds).toBeUndefined()
+  expect(() => peer({ longLivedSeconds: 60, gracefulRestart: 'off' })).toThrow('RFC 9494')
+  expect(peer({ capabilities: 'none', delayOpenSeconds: 5 })).toMatchObject({
+    capabilities: 'none',
+    delayOpenSeconds: 5,
+  })
+})
+
 test('a client of a route server: outside, and nothing of what it sends is changed on the way (RFC 7947 §2.2)', () => {
   expect(peer({ routeServerClient: true, role: 'rs' })).toMatchObject({ routeServerClient: true, role: 'rs' })
   const refused = (options: Record<string, unknown>) => () => peer({ routeServerClient: true, ...options })

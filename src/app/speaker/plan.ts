@@ -84,6 +84,8 @@ type Shared = Required<
     | 'requireCapabilities'
     | 'mostPaths'
     | 'longLivedSeconds'
+    | 'delayOpenSeconds'
+    | 'capabilities'
   >
 >
 
@@ -117,6 +119,8 @@ const sharedRows: read.Rows<Shared> = {
   ),
   mostPaths: read.integer(1, 64),
   longLivedSeconds: read.integer(0, 0xffffff),
+  delayOpenSeconds: read.integer(0, 240),
+  capabilities: read.oneOf('all', 'fallback', 'none'),
 }
 
 function sharedOf(options: Partial<Options>): Partial<Shared> {

@@ -98,6 +98,10 @@ export interface PeerOptions {
   readonly keepaliveSeconds?: number
   /** Default 5. */
   readonly connectRetrySeconds?: number
+  /** RFC 4271 §8.1.1 DelayOpen: wait for its OPEN before ours is sent; default 0. */
+  readonly delayOpenSeconds?: number
+  /** What our OPEN lists: `fallback`: nothing, once the peer has refused it for its options; `none`; default `all`. */
+  readonly capabilities?: 'all' | 'fallback' | 'none'
   /** Graceful restart (RFC 4724): default `full` with `fib`, else `helper`. */
   readonly gracefulRestart?: 'full' | 'helper' | 'off'
   /** How long the peer is asked to keep our routes; default 120. */
