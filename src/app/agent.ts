@@ -14,7 +14,7 @@
  */
 
 import { existsSync, mkdirSync, readFileSync } from 'node:fs'
-import { Mesh, Speaker, type ListenProblem, type RouteUpdate } from '../bgp/index.ts'
+import { Mesh, Speaker, type ListenProblem, type RouteUpdate, type StationConfig } from '../bgp/index.ts'
 import { Felix, type FelixDeps } from '../felix/index.ts'
 import { Ipam } from '../ipam/index.ts'
 import { hasCode, reasonOf } from '../lib/errors.ts'
@@ -33,6 +33,7 @@ import type {
   Transport,
 } from '../lib/ports.ts'
 import { Serial } from '../lib/serial.ts'
+import { version } from '../lib/version.ts'
 import { ensureInitialized, Syncer, type FelixConfigurationSpec, type SecretRef, type Update } from '../model/index.ts'
 import { readPod } from '../platform/kubernetes.ts'
 import type { PromMetrics } from '../platform/metrics.ts'
@@ -393,8 +394,13 @@ export class Agent {
     }
     this.#problems = plan.problems
     this.#views.planned(plan)
-    this.#speaker.configure(plan.config)
+    this.#speaker.configure({ ...plan.config, stations: this.#bmpStations(this.#name) })
     this.#bfdPeers.configure(plan.config.peers)
+  }
+
+  #bmpStations(name: string): StationConfig[] {
+    const rest = { name, description: `manx ${version}`, statisticsSeconds: 60 }
+    return this.#config.bmpStations.map(station => ({ station, ...rest }))
   }
 
   #ownRouterId(): { routerId?: Ip } {

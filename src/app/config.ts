@@ -15,6 +15,8 @@ import { existsSync, readFileSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { isMap, isNode, isScalar, LineCounter, parseDocument } from 'yaml'
 import { CodedError, reasonOf } from '../lib/errors.ts'
+import { Ip } from '../lib/ip.ts'
+import type { Endpoint } from '../lib/ports.ts'
 
 /** A setting that cannot be used. `file:line:column` or the variable's name in `where`. */
 export interface ConfigFailure {
@@ -77,6 +79,11 @@ export const settings = [
   row('asNumber', ['AS'], 'AS number of this node; default the cluster’s', { pattern: /^\d+(\.\d+)?$/ }),
   row('routerId', ['CALICO_ROUTER_ID'], 'BGP identifier: an IPv4 address or hash'),
   row('listenPort', ['MANX_LISTEN_PORT'], 'BGP port of this node, over BGPConfiguration', { pattern: /^\d{1,5}$/ }),
+  row(
+    'bmpStations',
+    ['MANX_BMP_STATIONS'],
+    'BMP collectors (RFC 7854) that hear what peers announce: address:port, separated by commas',
+  ),
   row('networkingBackend', ['CALICO_NETWORKING_BACKEND'], 'bird: BGP between nodes; none: no BGP', {
     oneOf: ['bird', 'vxlan', 'none'],
     fallback: 'bird',
@@ -194,6 +201,18 @@ export class Config {
     return this.text('etcdEndpoints') || this.text('etcdDiscoverySrv') ? 'etcdv3' : 'embedded'
   }
 
+  /** Throws on a word that is no address with a port. */
+  get bmpStations(): Endpoint[] {
+    return this.list('bmpStations').map(word => {
+      const form = /^(?:\[([^\]]+)\]|([^:[\]]+)):(\d{1,5})$/.exec(word)
+      const ip = Ip.parse(form?.[1] ?? form?.[2] ?? '')
+      const port = Number(form?.[3])
+      if (ip && port > 0 && port < 65536) return { ip, port }
+      const hint = 'as 10.0.0.9:1790 or [fd00::9]:1790'
+      throw failure('D05', this.source('bmpStations')!, `bmpStations \`${word}\` is no address with a port`, hint)
+    })
+  }
+
   get storePath(): string {
     return this.text('store') ?? `${this.need('stateDir')}/store.db`
   }
@@ -223,7 +242,10 @@ export type Environment = Readonly<Record<string, string | undefined>>
 /** Settings of manxd. `file: undefined` means the default file, if it is there. */
 export function agentConfig(file: string | undefined, environment: Environment = process.env): Config {
   const layers = [fromEnvironment(environment), ...files(file, ['/etc/manx/manxd.yaml']), defaults()]
-  return merge(layers, environment)
+  const config = merge(layers, environment)
+  // Said at the start, not when the first plan is made.
+  void config.bmpStations
+  return config
 }
 
 /** Settings of manxctl before flags and before the agent is asked. */

@@ -31,6 +31,16 @@ describe('settings', () => {
     expect([config.number('healthPort'), config.source('healthPort')]).toEqual([9099, 'default'])
   })
 
+  test('BMP stations of both families; what is no address with a port is said at the start', () => {
+    const { bmpStations } = agentConfig(undefined, { MANX_BMP_STATIONS: '10.0.0.9:1790, [fd00::9]:5000' })
+    expect(bmpStations.map(({ ip, port }) => `${ip.key} ${port}`)).toEqual(['10.0.0.9 1790', 'fd00::9 5000'])
+    expect(agentConfig(undefined, {}).bmpStations).toEqual([])
+    for (const word of ['10.0.0.9', '10.0.0.9:0', '10.0.0.9:70000', 'host:1790', 'fd00::9:1790', '[fd00::9]'])
+      expect(() => agentConfig(undefined, { MANX_BMP_STATIONS: `10.0.0.8:1,${word}` }), word).toThrow(
+        `bmpStations \`${word}\` is no address with a port`,
+      )
+  })
+
   test('the store follows from the endpoints unless it is named', () => {
     expect(agentConfig(undefined, {}).datastoreType).toBe('embedded')
     expect(agentConfig(undefined, { ETCD_ENDPOINTS: 'http://a:2379' }).datastoreType).toBe('etcdv3')

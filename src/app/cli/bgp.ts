@@ -61,7 +61,7 @@ export function peersText(
   ])
   const heads = ['PEER', 'NAME', 'AS', 'TYPE', 'STATE', 'SINCE', 'RECV', 'ACC', 'ADV', 'FLAPS', 'CAUSE']
   const right = new Set(['AS', 'SINCE', 'RECV', 'ACC', 'ADV', 'FLAPS'])
-  return `${headLine(view, node)}\n${fittedTable(heads, rows, { right, headers, columns, cut: 'CAUSE' })}`
+  return `${headLine(view, node)}\n${stationLines(view, nowMs)}${fittedTable(heads, rows, { right, headers, columns, cut: 'CAUSE' })}`
 }
 
 function headLine({ localAs, routerId, listeners = [], peers: all }: PeersView, node: string | undefined): string {
@@ -74,6 +74,16 @@ function headLine({ localAs, routerId, listeners = [], peers: all }: PeersView, 
     listening.length > 0 ? `listens on ${listening.join(' and ')}` : 'does not listen',
     `${up} of ${all.length} Established`,
   ].join('  ')
+}
+
+/** A line per BMP collector. */
+function stationLines({ stations = [] }: PeersView, nowMs: number): string {
+  return stations
+    .map(({ at, connected, since, why }) => {
+      const state = connected ? 'connected' : `not connected: ${harmless(why ?? '')},`
+      return `BMP station ${at}  ${state} for ${age(nowMs - since)}\n`
+    })
+    .join('')
 }
 
 /** Why it is not up; of one that is, what is refused and by which rule. */

@@ -144,7 +144,7 @@ function noBars(text: string): string {
 }
 
 /** The stable document of sessions. */
-export function peerList({ peers, asOf, routerId, localAs, listeners }: PeersView): unknown {
+export function peerList({ peers, asOf, routerId, localAs, listeners, stations }: PeersView): unknown {
   return {
     apiVersion: 'manx/v1',
     kind: 'PeerList',
@@ -153,6 +153,7 @@ export function peerList({ peers, asOf, routerId, localAs, listeners }: PeersVie
     routerId,
     localAs,
     listeners,
+    ...(stations && stations.length > 0 && { stations }),
     items: peers,
   }
 }

@@ -211,6 +211,21 @@ PEER       NAME        AS  TYPE    STATE        SINCE  RECV  ACC  ADV  FLAPS  CA
     )
   })
 
+  test('BMP stations stand above the peers, in JSON beside them', async () => {
+    const stations = [
+      { at: '10.0.0.9:1790', connected: true, since: at('2026-11-20T12:00:43') },
+      { at: '[fd00::9]:1790', connected: false, since: at('2026-11-20T12:10:03'), why: 'connection refused' },
+    ]
+    const { out } = await desk({ ...view, stations }).run('bgp', 'peers')
+    expect(out.split('\n').slice(1, 4)).toEqual([
+      'BMP station 10.0.0.9:1790  connected for 10m00s',
+      'BMP station [fd00::9]:1790  not connected: connection refused, for 40s',
+      expect.stringMatching(/^PEER /),
+    ])
+    const json = await desk({ ...view, stations }).run('bgp', 'peers', '-o', 'json')
+    expect(JSON.parse(json.out)).toMatchObject({ stations })
+  })
+
   test('one peer: cause, code, remedy, settings, last NOTIFICATIONs, events', async () => {
     expect((await desk({ ...view, peers: [staleC] }).run('bgp', 'peer', 'node-c')).out).toBe(
       `10.0.0.13 (node-c), mesh, AS 64512                    Active for 1m12s, was up 4d05h, 1 flap
