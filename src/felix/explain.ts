@@ -3,7 +3,8 @@
  *
  * A flow passes a host in one of three ways, and meets on it, in this order:
  *
- *   forward   host endpoint in: untracked, before DNAT, forwarded; pod out of: egress; pod into: ingress; host endpoint out
+ *   forward   host endpoint in: untracked, before DNAT, forwarded; pod out of: egress; pod into: ingress; host endpoint out;
+ *             nothing goes to a service's address that no service has
  *   input     host endpoint in: untracked, before DNAT, normal; from a pod: its egress, then what pods may send to hosts
  *   output    host endpoint out: untracked, normal; to a pod of this host: nobody is asked
  *
@@ -13,7 +14,7 @@
  * Contract §4.1, §4.3, §4.4.
  */
 
-import type { Changes, LocalEndpoint } from './calc/graph.ts'
+import type { Addresses, Changes, LocalEndpoint } from './calc/graph.ts'
 import type { ActivePolicy, ActiveProfile, BoundTier, EndpointPolicy, PolicyKind, PolicyRef } from './calc/policy.ts'
 import type { Settings } from './calc/settings.ts'
 import { protocolNumber, ruleText, whyNot, type Ends, type Flow, type MembersOf } from './explain-match.ts'
@@ -29,6 +30,8 @@ export interface PolicyModel {
   readonly profiles: ReadonlyMap<string, ActiveProfile>
   readonly members: MembersOf
   readonly policed: PolicedHosts
+  /** Ranges of services. */
+  readonly services: Addresses
 }
 
 /** How the flow passes this host; an interface that is not known is left out. */
@@ -72,7 +75,7 @@ export interface Decider {
   readonly text: string
 }
 
-export type Stage = 'pod' | 'untracked' | 'pre-dnat' | 'forwarded' | 'host' | 'pod to host'
+export type Stage = 'pod' | 'untracked' | 'pre-dnat' | 'forwarded' | 'host' | 'pod to host' | 'service range'
 
 export interface Station {
   readonly direction: 'ingress' | 'egress'
@@ -106,7 +109,7 @@ export function policyTitle(key: string): string {
 }
 
 /** The model of a host of which there is nothing but the records: the first flush of a graph for it. */
-export function modelOf(settings: Settings, { endpoints, policy, hosts = [] }: Changes): PolicyModel {
+export function modelOf(settings: Settings, { endpoints, policy, hosts = [], services }: Changes): PolicyModel {
   const members = new Map<string, readonly string[]>()
   for (const { set, family, added } of policy.members) members.set(`${family} ${set}`, added)
   const bound = present(policy.endpoints)
@@ -126,6 +129,7 @@ export function modelOf(settings: Settings, { endpoints, policy, hosts = [] }: C
     profiles: present(policy.profiles),
     members: (set, family) => members.get(`${family} ${set}`),
     policed: { links, ...(rest && { others: rest }) },
+    services: services ?? { 4: [], 6: [] },
   }
 }
 
@@ -140,7 +144,7 @@ export function judge(model: PolicyModel, flow: Flow, ends: Ends, passage: Passa
   const stations: Station[] = []
   const context = { model, flow, ends }
   let early = false
-  for (const ask of stationsOf(model, passage)) {
+  for (const ask of stationsOf(model, flow, passage)) {
     // What was allowed before its connection was known, or before DNAT, is not asked again at the host's own door.
     if (
       early &&
@@ -164,7 +168,7 @@ interface Ask {
   readonly bound: EndpointPolicy | undefined
 }
 
-function stationsOf(model: PolicyModel, { path, inLink, outLink }: Passage): Ask[] {
+function stationsOf(model: PolicyModel, { family, destination }: Flow, { path, inLink, outLink }: Passage): Ask[] {
   const fromPod = path !== 'output' && isPodLink(model, inLink)
   const toPod = path === 'forward' && isPodLink(model, outLink)
   const hostIn = path !== 'output' && !fromPod ? hostOf(model, inLink) : undefined
@@ -187,6 +191,15 @@ function stationsOf(model: PolicyModel, { path, inLink, outLink }: Passage): Ask
     })
   if (toPod) asks.push(podAsk(model, 'ingress', outLink!))
   if (path === 'forward') asks.push(...host('egress', 'forwarded'))
+  const range = path === 'forward' && model.services[family].find(one => one.contains(destination))
+  if (range && model.settings.serviceLoop !== 'disabled')
+    asks.push({
+      direction: 'egress',
+      stage: 'service range',
+      endpoint: `service range ${range.key}`,
+      link: outLink,
+      bound: undefined,
+    })
   if (path === 'output') asks.push(...host('egress', 'untracked'), ...host('egress', 'host'))
   return asks
 }
@@ -230,6 +243,7 @@ const asksOf: Readonly<Record<Stage, (policy: PolicyRef) => boolean>> = {
   untracked: ({ stage }) => stage === 'untracked',
   'pre-dnat': ({ stage }) => stage === 'pre-dnat',
   'pod to host': () => false,
+  'service range': () => false,
 }
 
 function askStation(context: Context, ask: Ask): Station {
@@ -288,6 +302,11 @@ function fixedVerdict(
     const text = `defaultEndpointToHostAction ${action}`
     return action === 'drop' ? setting('denied', text) : setting(action === 'accept' ? 'allowed' : 'undecided', text)
   }
+  if (stage === 'service range')
+    return setting(
+      'denied',
+      `serviceLoopPrevention ${settings.serviceLoop}: no service has this address of ${endpoint}`,
+    )
   if (!bound) return { verdict: 'denied', decider: { by: 'interface', text: `no endpoint has interface ${link}` } }
   const protocol = protocolNumber(flow.protocol)
   if (stage === 'pod' && direction === 'egress') {

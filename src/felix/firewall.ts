@@ -17,7 +17,7 @@
 import { invariant } from '../lib/errors.ts'
 import type { Family } from '../lib/ip.ts'
 import type { Link } from '../lib/ports.ts'
-import type { Changes, LocalEndpoint, LocalHost, NatAddresses } from './calc/graph.ts'
+import type { Addresses, Changes, LocalEndpoint, LocalHost, NatAddresses } from './calc/graph.ts'
 import { holdsPorts } from './calc/members.ts'
 import type { PolicingChanges } from './calc/policing.ts'
 import type { ActivePolicy, ActiveProfile, EndpointPolicy } from './calc/policy.ts'
@@ -77,6 +77,7 @@ export class Firewall {
   #settings: Settings
   #marks: MarkBits
   #addresses: NatAddresses = nowhere
+  #services: Addresses = { 4: [], 6: [] }
   readonly #tunnelSets: Record<Family, readonly string[]> = { 4: [], 6: [] }
   #tunnels: TunnelPlan | undefined
 
@@ -122,7 +123,8 @@ export class Firewall {
     if (settings || spoofed !== this.#mayUse()) this.#renderPathCheck()
     if (hosts) this.#hosts = hosts
     if (hosts || settings || this.#hosts.some(({ owner }) => policy.endpoints.has(owner))) this.#renderHosts()
-    if (settings || changes.tunnels) this.#renderStatic()
+    if (changes.services) this.#services = changes.services
+    if (settings || changes.tunnels || changes.services) this.#renderStatic()
   }
 
   /** Host endpoints without an interface name follow the addresses. */
@@ -282,7 +284,8 @@ export class Firewall {
       mangle.table.wantHooks(has ? mangleHooks(settings) : [])
       mangle.replace('static', has ? mangleChains(settings, this.#marks) : [])
       filter.table.wantHooks([...this.#tunnelHooks('filter', family), ...filterHooks(settings, this.#marks, has)])
-      filter.replace('static', filterChains(family, settings, this.#marks, has))
+      const facts = { hasHosts: has, services: this.#services[family] }
+      filter.replace('static', filterChains(family, settings, this.#marks, facts))
     }
   }
 
@@ -395,6 +398,7 @@ export class Firewall {
       profiles: this.#profiles,
       members: (set, family) => this.#sets[family].wantedMembers(setName(family, set)),
       policed: this.#policed,
+      services: this.#services,
     }
   }
 

@@ -28,6 +28,7 @@ const open = { ingress: [{ action: 'Allow' }], egress: [{ action: 'Allow' }] }
 const cluster: readonly Update[] = [
   pool('v4', '10.48.0.0/16'),
   node('node-a', '10.0.0.1/24'),
+  resource('BGPConfiguration', 'default', { serviceClusterIPs: [{ cidr: '10.96.0.0/12' }] }),
   resource('Profile', 'open', open),
   pod('1', { ips: ['10.48.0.1'], spec: { profiles: ['open'] } }),
   host,
@@ -149,6 +150,12 @@ const cases: readonly { name: string; flow: Flow; verdict: 'allowed' | 'denied';
     flow: flow(inside, outside, 1099),
     verdict: 'allowed',
     by: /Profile\/open egress rule 1|no policy with applyOnForward/,
+  },
+  {
+    name: 'from a pod to an address that no service has, allowed by policy',
+    flow: flow(inside, '10.97.0.1', 1099),
+    verdict: 'denied',
+    by: /serviceLoopPrevention drop: .* service range 10\.96\.0\.0\/12/,
   },
   {
     name: 'from a pod to its host',

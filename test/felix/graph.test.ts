@@ -223,6 +223,7 @@ const lists: Record<string, readonly State[]> = {
           ipv4NormalRoutePriority: 2000,
           ipv6NormalRoutePriority: 3000,
           serviceClusterIPs: [{ cidr: '10.96.0.0/12' }],
+          serviceLoadBalancerIPs: [{ cidr: 'fd96::/108' }],
         }),
         pod('1', { ips: ['10.48.0.1', 'fd48::1'] }),
         learned('10.96.0.0/12', ['10.0.0.2']),
@@ -234,6 +235,7 @@ const lists: Record<string, readonly State[]> = {
         'fd48::1/128': 'pod cali1 metric 3000',
         '10.0.0.0/8': 'via 10.0.0.2 metric 2000',
       },
+      services: ['10.96.0.0/12', 'fd96::/108'],
       endpoints: { cali1: 'default/1 10.48.0.1/32 fd48::1/128' },
     },
     {

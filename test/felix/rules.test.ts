@@ -210,6 +210,40 @@ describe('endpoint and static chains', () => {
       'cali-FORWARD: -m mark --mark 0x10000/0x10000 -j RETURN',
     ]))
 
+  const ranges = ['10.96.0.0/12', 'fd96::/108', '192.0.2.7/32'].map(text => Prefix.of(text))
+  const blocked: { name: string; of: Settings; family: Family; hasHosts?: boolean; want: string[] }[] = [
+    {
+      name: 'of this family, whatever policy says of it',
+      of: defaults,
+      family: 4,
+      want: ['-d 10.96.0.0/12 -j DROP', '-d 192.0.2.7/32 -j DROP'],
+    },
+    {
+      name: 'IPv6, told so',
+      of: settings({ serviceLoopPrevention: 'Reject' }),
+      family: 6,
+      want: ['-d fd96::/108 -j REJECT'],
+    },
+    { name: 'beside host endpoints', of: defaults, family: 6, hasHosts: true, want: ['-d fd96::/108 -j DROP'] },
+    { name: 'switched off', of: settings({ serviceLoopPrevention: 'Disabled' }), family: 4, want: [] },
+  ]
+  for (const c of blocked)
+    test(`addresses of services that nobody has: ${c.name}`, () => {
+      const chains = filterChains(c.family, c.of, marks, { services: ranges, ...(c.hasHosts && { hasHosts: true }) })
+      const chain = chains.find(({ name }) => name === 'cali-cidr-block')
+      deepEqual(chain ? text(chain).map(line => line.replace('cali-cidr-block: ', '')) : [], c.want)
+      const lines = text(chains[0]!)
+      const jump = lines.findIndex(line => line.endsWith('-j cali-cidr-block'))
+      const accept = lines.findIndex(line => line.endsWith('-j ACCEPT'))
+      equal(jump >= 0, c.want.length > 0)
+      if (jump >= 0) ok(jump < accept, 'before what policy has allowed is accepted')
+    })
+  test('without ranges there is no such chain', () =>
+    equal(
+      filterChains(4, defaults, marks).some(({ name }) => name === 'cali-cidr-block'),
+      false,
+    ))
+
   const toHost: { action: string | undefined; family: Family; want: string[] }[] = [
     { action: undefined, family: 4, want: ['-j cali-from-wl-dispatch', '-j DROP'] },
     { action: 'Return', family: 4, want: ['-j cali-from-wl-dispatch', '-j RETURN'] },

@@ -8,7 +8,13 @@
  */
 
 import { deepEqual } from 'node:assert/strict'
-import { Graph, type Changes, type LocalEndpoint, type NatAddresses } from '../../src/felix/calc/graph.ts'
+import {
+  Graph,
+  type Addresses,
+  type Changes,
+  type LocalEndpoint,
+  type NatAddresses,
+} from '../../src/felix/calc/graph.ts'
 import type { LearnedRoute, WantedRoute } from '../../src/felix/calc/routes.ts'
 import type { Settings } from '../../src/felix/calc/settings.ts'
 import { routeProtocol } from '../../src/felix/rules/names.ts'
@@ -25,6 +31,8 @@ export interface State {
   readonly endpoints?: Readonly<Record<string, string>>
   /** Ranges that are masqueraded. */
   readonly masquerade?: readonly string[]
+  /** Ranges of services. */
+  readonly services?: readonly string[]
   readonly problems?: readonly string[]
 }
 
@@ -118,6 +126,7 @@ export function check(walk: Walk<State>): void {
       deepEqual(plan.routes(), state.routes ?? {}, `${where}: routes`)
       deepEqual(plan.endpoints(), state.endpoints ?? {}, `${where}: endpoints`)
       deepEqual(plan.masquerade(), state.masquerade ?? [], `${where}: masquerade`)
+      deepEqual(plan.services(), state.services ?? [], `${where}: services`)
       deepEqual(graph.problems(), state.problems ?? [], `${where}: problems`)
     },
   })
@@ -128,6 +137,7 @@ class Plan {
   readonly #routes = new Map<string, WantedRoute>()
   readonly #endpoints = new Map<string, LocalEndpoint>()
   #nat: NatAddresses | undefined
+  #services: Addresses = { 4: [], 6: [] }
   settings: Settings | undefined
 
   take(changes: Changes): void {
@@ -135,6 +145,7 @@ class Plan {
     for (const [key, endpoint] of changes.endpoints) put(this.#endpoints, key, endpoint)
     this.#nat = changes.nat ?? this.#nat
     this.settings = changes.settings ?? this.settings
+    this.#services = changes.services ?? this.#services
   }
 
   routes(): Record<string, string> {
@@ -145,6 +156,10 @@ class Plan {
     return Object.fromEntries(
       [...this.#endpoints].map(([link, { owner, prefixes }]) => [link, `${owner} ${prefixes.join(' ')}`.trim()]),
     )
+  }
+
+  services(): string[] {
+    return [...this.#services[4], ...this.#services[6]].map(prefix => prefix.key)
   }
 
   masquerade(): string[] {

@@ -2,7 +2,7 @@
  * Wires the calculators: cluster state and BGP's choice in, what this host's kernel should hold out.
  *
  *   FelixConfiguration --> settings ----------------------------------------------> settings
- *   BGPConfiguration ----> metric, service ranges ---+                            (a change restyles all)
+ *   BGPConfiguration ----> metric, service ranges ---+----------------------------> services    (a change restyles all)
  *                                                    v
  *   Block ---------------> who borrowed what --> RouteCalculator -----------------> routes, one winner per prefix
  *   BlockAffinity -------> own blocks ----------->   ^   ^
@@ -77,6 +77,8 @@ export interface Changes {
   readonly hosts?: readonly LocalHost[]
   readonly policy: PolicingChanges
   readonly tunnels?: TunnelPlan
+  /** Ranges of services, whose packets must not go round in circles. */
+  readonly services?: Addresses
 }
 
 export interface GraphOptions {
@@ -121,6 +123,7 @@ export class Graph {
   #settingsChanged = true
   #natChanged = true
   #hostsChanged = false
+  #servicesChanged = false
 
   constructor(options: GraphOptions) {
     this.#options = options
@@ -148,6 +151,7 @@ export class Graph {
       case 'BGPConfiguration':
         if (update.name !== 'default') return
         this.#bgp = update.value?.spec
+        this.#servicesChanged = true
         this.#tunnels.bgpPrograms((this.#options.bgp ?? true) && bgpProgramsPods(this.#bgp))
         return this.#routes.restyle(this.#style())
       case 'Block': {
@@ -195,10 +199,12 @@ export class Graph {
       ...(this.#hostsChanged ? { hosts: this.#sortedHosts() } : {}),
       policy: this.#policing.flush(),
       ...(tunnels ? { tunnels } : {}),
+      ...(this.#servicesChanged ? { services: byFamily(serviceRanges(this.#bgp)) } : {}),
     }
     this.#settingsChanged = false
     this.#natChanged = false
     this.#hostsChanged = false
+    this.#servicesChanged = false
     return changes
   }
 
@@ -371,20 +377,12 @@ export class Graph {
 
   #style(): RouteStyle {
     const bgp = this.#bgp
-    const services = [
-      ...(bgp?.serviceClusterIPs ?? []),
-      ...(bgp?.serviceExternalIPs ?? []),
-      ...(bgp?.serviceLoadBalancerIPs ?? []),
-    ]
     return {
       metric: { 4: bgp?.ipv4NormalRoutePriority ?? normalMetric, 6: bgp?.ipv6NormalRoutePriority ?? normalMetric },
       protocol: this.#options.routeProtocol,
       podProtocol: this.#settings.podRouteProtocol ?? this.#options.routeProtocol,
       podSource: this.#settings.podRouteSource,
-      services: services
-        .map(({ cidr }) => Prefix.parse(cidr))
-        .filter(prefix => prefix !== undefined)
-        .sort((a, b) => a.compare(b)),
+      services: serviceRanges(bgp),
       tunnelled: this.#tunnels.tunnelled(),
     }
   }
@@ -421,6 +419,14 @@ function hostAddresses({ spec }: Node): Prefix[] {
 
 function hostText(host: LocalHost | undefined): string {
   return host ? `${host.link} ${host.addresses.join()}` : ''
+}
+
+function serviceRanges(bgp: BGPConfiguration['spec'] | undefined): Prefix[] {
+  const lists = [bgp?.serviceClusterIPs, bgp?.serviceExternalIPs, bgp?.serviceLoadBalancerIPs]
+  return lists
+    .flatMap(list => list ?? [])
+    .flatMap(({ cidr }) => Prefix.parse(cidr) ?? [])
+    .sort((a, b) => a.compare(b))
 }
 
 /** BGPConfiguration may leave the pools' routes to others (contract §2.2). */

@@ -22,6 +22,8 @@ export interface Settings {
   /** The same of the mangle table, for what a policy before DNAT allows. */
   readonly mangleAllow: 'accept' | 'return'
   readonly filterDeny: 'drop' | 'reject'
+  /** What becomes of packets to addresses of services that no service has. */
+  readonly serviceLoop: 'drop' | 'reject' | 'disabled'
   /** Ports of the host that no policy closes. */
   readonly failsafe: { readonly in: readonly FailsafePort[]; readonly out: readonly FailsafePort[] }
   readonly markMask: number
@@ -112,6 +114,7 @@ export function readSettings(sources: readonly (FelixConfigurationSpec | undefin
       ),
     },
     filterDeny: choice('iptablesFilterDenyAction', 'drop', ['drop', 'reject']),
+    serviceLoop: choice('serviceLoopPrevention', 'drop', ['drop', 'reject', 'disabled']),
     markMask: read('iptablesMarkMask', 0xffff0000, maskOf),
     hooksAt: choice('chainInsertMode', 'insert', ['insert', 'append']),
     dropInvalid: !read('disableConntrackInvalidCheck', false, bool),

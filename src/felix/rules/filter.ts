@@ -12,24 +12,42 @@
  * accepted after the host's own rules, by a rule at the end of FORWARD.
  *
  * With host endpoints the marks that raw and mangle have set count, and raw clears those of others; without them cali-FORWARD
- * clears all. Places that later issues fill: service loop prevention (`cali-cidr-block`), tunnel packets in INPUT. No
- * chain of these is rendered before it has a rule. Contract §4.3.
+ * clears all.
+ *
+ * What is still addressed to a range of services when it is forwarded has no service behind it: kube-proxy would have
+ * changed its destination. The router that announces the range would send it to its neighbour, whose default route brings
+ * it back; `cali-cidr-block` ends it, whoever sent it and whatever policy says. Contract §4.3.
  */
 
-import type { Family } from '../../lib/ip.ts'
+import type { Family, Prefix } from '../../lib/ip.ts'
 import type { Settings } from '../calc/settings.ts'
 import { allMarks } from './early.ts'
 import { dispatchRoots } from './endpoint.ts'
 import { hostRoots } from './host.ts'
 import { hex, type Chain, type Hook, type MarkBits, type Rule } from './names.ts'
 
-export function filterChains(family: Family, settings: Settings, marks: MarkBits, hasHosts = false): Chain[] {
+/** What the chains depend on besides settings. */
+export interface FilterFacts {
+  /** The host has a host endpoint. */
+  readonly hasHosts?: boolean
+  /** Ranges of services, of any family. */
+  readonly services?: readonly Prefix[]
+}
+
+export function filterChains(
+  family: Family,
+  settings: Settings,
+  marks: MarkBits,
+  { hasHosts = false, services = [] }: FilterFacts = {},
+): Chain[] {
+  const blocked = blockedRules(family, settings, services)
   const output: Chain = { name: 'cali-OUTPUT', rules: outputRules(settings, marks), whenRefused: 'empty' }
   return [
-    { name: 'cali-FORWARD', rules: forwardRules(settings, marks, hasHosts), whenRefused: 'drop' },
+    { name: 'cali-FORWARD', rules: forwardRules(settings, marks, hasHosts, blocked.length > 0), whenRefused: 'drop' },
     { name: 'cali-INPUT', rules: inputRules(settings, marks, hasHosts), whenRefused: 'empty' },
     { name: 'cali-wl-to-host', rules: toHostRules(family, settings), whenRefused: 'drop' },
     ...(hasHosts ? [output] : []),
+    ...(blocked.length > 0 ? [{ name: blockChain, rules: blocked, whenRefused: 'empty' } as const] : []),
   ]
 }
 
@@ -59,7 +77,7 @@ function words({ accept, ...marks }: MarkBits): { accept: string; accepted: stri
   }
 }
 
-function forwardRules(settings: Settings, marks: MarkBits, hasHosts: boolean): Rule[] {
+function forwardRules(settings: Settings, marks: MarkBits, hasHosts: boolean, hasBlocked: boolean): Rule[] {
   const { accepted, undecided, rest } = words(marks)
   const comment = 'Policy explicitly accepted packet.'
   const pods = [
@@ -67,11 +85,13 @@ function forwardRules(settings: Settings, marks: MarkBits, hasHosts: boolean): R
     // From pod to pod on one host both ends decide: the second chain clears the mark of the first.
     ...forEach(settings, prefix => ({ match: `-o ${prefix}+`, action: `-j ${dispatchRoots.to}` })),
   ]
+  const block: Rule[] = hasBlocked ? [{ match: '', action: `-j ${blockChain}` }] : []
   if (!hasHosts)
     return [
       // A mark set by somebody else would pass as an answer of ours.
       { match: '', action: `-j MARK --set-xmark 0x0/${hex(allMarks(marks))}` },
       ...pods,
+      ...block,
       { match: accepted, action: allowAction(settings), comment },
     ]
   const ofPods = ['-i', '-o'].flatMap(option =>
@@ -86,8 +106,19 @@ function forwardRules(settings: Settings, marks: MarkBits, hasHosts: boolean): R
     { match: undecided, action: `-j ${hostRoots.fromForward}` },
     ...pods,
     { match: '', action: `-j ${hostRoots.toForward}` },
+    ...block,
     ...ofPods,
   ]
+}
+
+const blockChain = 'cali-cidr-block'
+
+function blockedRules(family: Family, { serviceLoop }: Settings, services: readonly Prefix[]): Rule[] {
+  if (serviceLoop === 'disabled') return []
+  const action = serviceLoop === 'reject' ? '-j REJECT' : '-j DROP'
+  return services
+    .filter(range => range.family === family)
+    .map(range => ({ match: range.length > 0 ? `-d ${range.key}` : '', action }))
 }
 
 function inputRules(settings: Settings, marks: MarkBits, hasHosts: boolean): Rule[] {
