@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import { unpackTool } from '../../scripts/tools.mjs'
 import type { Family } from '../../src/lib/ip.ts'
 import type { Lab } from '../fv/bgp-lab.ts'
-import { Daemon, quietly, said } from './router.ts'
+import { Daemon, quietly, said, twoOctetAs } from './router.ts'
 import type { NeighborWish, Path, Router, RouteWish, Wish } from './router.ts'
 import { link } from './us.ts'
 
@@ -41,6 +41,7 @@ class Bird implements Router {
   readonly version: string
   readonly families: readonly Family[]
   readonly forwards = true
+  readonly oldAs = true
   readonly lacks: Router['lacks']
   readonly limits = {}
   readonly #lab: Lab
@@ -170,10 +171,12 @@ ${neighbors.map(one => this.#protocol(wish, one, families, more)).join('\n')}
       this.#programs.version === 2 ? mine.map(family => `  ipv${family} { ${channel} };`).join('\n') : `  ${channel}`
     return `protocol bgp ${protocolName(one.address)} {
   local ${one.local} as ${wish.as};
-  neighbor ${one.address} as ${one.as};
+  neighbor ${one.address} as ${twoOctetAs(one)};
   debug { states, events };
   connect delay time 1; connect retry time 1; error wait time 1, 2;
-  graceful restart yes; graceful restart time 60;
+  graceful restart yes; graceful restart time ${one.longLived?.restartSeconds ?? 60};
+  ${one.longLived ? `long lived graceful restart yes; long lived stale time ${one.longLived.seconds};` : ''}
+  ${one.twoOctet ? 'enable as4 no;' : ''}
   enable extended messages yes;
   ${one.passive ? 'passive yes;' : ''} ${one.password ? `password "${one.password}";` : ''}
   ${one.gtsm ? 'ttl security yes;' : ''} ${one.client ? 'rr client;' : ''} ${one.bfd ? 'bfd yes;' : ''} ${more}

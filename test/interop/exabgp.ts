@@ -7,7 +7,7 @@ import { appendFileSync, existsSync, readFileSync, writeFileSync } from 'node:fs
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Lab } from '../fv/bgp-lab.ts'
-import { Daemon, quietly, quoted, said } from './router.ts'
+import { Daemon, notOffered, quietly, quoted, said, twoOctetAs } from './router.ts'
 import type { Lack, NeighborWish, Path, Router, RouteWish, Wish } from './router.ts'
 import { link } from './us.ts'
 
@@ -53,7 +53,10 @@ class ExaBgp implements Router {
   readonly families = [4, 6] as const
   readonly forwards = false
   readonly lacks: Router['lacks']
+  readonly oldAs = true
   readonly limits: Router['limits'] = {
+    'as2/none':
+      'it is the one without four-octet numbers; to a neighbour that lists no capabilities it sends an End-of-RIB and no route',
     'max-prefix': 'our limit; it has none of its own (no such word in its configuration)',
     shutdown: 'its `teardown` takes a code and no text',
   }
@@ -82,6 +85,8 @@ class ExaBgp implements Router {
         /'RouteRefresh' object is not iterable/,
       ),
       shutdown: observed('it cannot read a NOTIFICATION with words', /can not decode update message of type \\*"3/),
+      'llgr-helper': notOffered(71, 'long-lived graceful restart'),
+      'llgr-restart': notOffered(71, 'long-lived graceful restart'),
       'gr-restart': observed('it keeps no table of routes over a session'),
     }
   }
@@ -177,13 +182,14 @@ class ExaBgp implements Router {
   router-id ${link.theirs[4]};
   local-address ${one.local};
   local-as ${wish.as};
-  peer-as ${one.as};
+  peer-as ${twoOctetAs(one)};
   ${one.passive ? 'passive true;' : ''}
   ${one.password ? `md5-password "${one.password}";` : ''}
   ${one.gtsm ? 'outgoing-ttl 255; incoming-ttl 255;' : ''}
   ${more}
   capability {
     route-refresh enable;
+    ${one.twoOctet ? 'asn4 disable;' : ''}
     graceful-restart 60;
     extended-message enable;
     ${one.addPath ? 'add-path send/receive;' : ''}
@@ -216,9 +222,11 @@ function marks(route: RouteWish): string {
     if (one.startsWith('rt:')) kinds['extended-community'].push(one.replace('rt:', 'target:'))
     else kinds[one.split(':').length === 3 ? 'large-community' : 'community'].push(one)
   }
+  const path = route.asPath ? ` as-path [ ${route.asPath.join(' ')} ]` : ''
   return Object.entries(kinds)
     .map(([kind, list]) => (list.length > 0 ? ` ${kind} [ ${list.join(' ')} ]` : ''))
     .join('')
+    .concat(path)
 }
 
 function pathOf(nextHop: string, said: Attributes): Path {

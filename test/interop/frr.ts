@@ -144,11 +144,25 @@ router bgp ${wish.as}
  no bgp network import-check
  bgp graceful-restart
  bgp graceful-restart preserve-fw-state
+${longLived(wish)}
 ${wish.neighbors.map(session).join('\n')}
 ${([4, 6] as const).map(family).join('\n')}
 exit
 ${marks(wish.routes)}
 `
+}
+
+/** One setting for all sessions. */
+function longLived({ neighbors }: Wish): string {
+  const wanted = neighbors.find(one => one.longLived)?.longLived
+  if (!wanted) return ''
+  return ` bgp graceful-restart restart-time ${wanted.restartSeconds}
+ bgp long-lived-graceful-restart stale-time ${wanted.seconds}`
+}
+
+/** It prints well-known communities by name. */
+function community(word: string): string {
+  return word === 'llgr-stale' ? '65535:6' : word
 }
 
 function session(one: NeighborWish): string {
@@ -200,7 +214,7 @@ function pathOf(path: FrrPath): Path {
     nextHop: (hops.find(hop => hop.scope !== 'link-local') ?? hops[0])?.ip ?? '',
     asPath: words(path.aspath?.string).map(Number).filter(Number.isFinite),
     communities: [
-      ...words(path.community?.string),
+      ...words(path.community?.string).map(community),
       ...words(path.largeCommunity?.string),
       ...words(path.extendedCommunity?.string).map(one => one.replace('RT:', 'rt:')),
     ].toSorted(),

@@ -137,8 +137,9 @@ function session(one: NeighborWish, isHeld: boolean): string {
     idle-hold-time-after-reset = 1
   [neighbors.graceful-restart.config]
     enabled = true
-    restart-time = 60
+    restart-time = ${one.longLived?.restartSeconds ?? 60}
     deferral-time = 3
+    ${one.longLived ? 'long-lived-enabled = true' : ''}
   ${one.gtsm ? '[neighbors.ttl-security.config]\n    enabled = true\n    ttl-min = 255' : ''}
   ${one.client ? `[neighbors.route-reflector.config]\n    route-reflector-client = true\n    route-reflector-cluster-id = "${link.theirs[4]}"` : ''}
 ${one.families.map(family => channel(one, family)).join('\n')}`
@@ -150,6 +151,7 @@ function channel(one: NeighborWish, family: number): string {
       afi-safi-name = "ipv${family}-unicast"
     [neighbors.afi-safis.mp-graceful-restart.config]
       enabled = true
+    ${one.longLived ? `[neighbors.afi-safis.long-lived-graceful-restart.config]\n      enabled = true\n      restart-time = ${one.longLived.seconds}` : ''}
     ${one.addPath ? '[neighbors.afi-safis.add-paths.config]\n      receive = true\n      send-max = 8' : ''}
     ${one.maxPrefix === undefined ? '' : `[neighbors.afi-safis.prefix-limit.config]\n      max-prefixes = ${one.maxPrefix}`}`
 }

@@ -45,8 +45,11 @@ class OpenBgpd implements Router {
   /** See `lacks.mp`. */
   readonly families = [4] as const
   readonly forwards = true
+  readonly oldAs = true
   readonly lacks: Router['lacks']
   readonly limits: Router['limits'] = {
+    'as2/none':
+      'it is the one without four-octet numbers; with a neighbour that lists no capabilities it has no family: its log: "bad update, IPv4 unicast disabled"',
     'refresh/answer':
       'it asks; ours it logs as "AID IPv4 unicast not negotiated" while its own `show neighbor` calls that negotiated',
   }
@@ -79,6 +82,8 @@ class OpenBgpd implements Router {
       'ext-messages': notOffered(6, 'extended message'),
       'gr-helper': onlyMarker,
       'gr-restart': onlyMarker,
+      'llgr-helper': notOffered(71, 'long-lived graceful restart'),
+      'llgr-restart': notOffered(71, 'long-lived graceful restart'),
     }
   }
 
@@ -186,6 +191,7 @@ function text(wish: Wish, socket: string, more = ''): string {
   ${one.password ? '' : `local-address ${one.local}`}
   announce IPv4 ${one.families.includes(4) ? 'unicast' : 'none'}
   announce IPv6 ${one.families.includes(6) ? 'unicast' : 'none'}
+  ${one.twoOctet ? 'announce as-4byte no' : ''}
   ${one.passive ? 'passive' : ''}
   ${one.password ? `tcp md5sig password ${one.password}` : ''}
   ${one.gtsm ? 'ttl-security yes' : ''}

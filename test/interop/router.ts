@@ -27,6 +27,10 @@ export interface NeighborWish {
   readonly extendedNextHop?: boolean
   readonly maxPrefix?: number
   readonly bfd?: boolean
+  /** It shall not offer four-octet AS numbers, where its adapter has `oldAs`. */
+  readonly twoOctet?: boolean
+  /** Long-lived graceful restart both ways (RFC 9494), after a restart time of so many seconds. */
+  readonly longLived?: { readonly restartSeconds: number; readonly seconds: number }
 }
 
 export interface RouteWish {
@@ -35,6 +39,8 @@ export interface RouteWish {
   readonly nextHop?: string
   /** `65001:7`, `65001:7:8`, and a route target `rt:65001:9`. */
   readonly communities?: readonly string[]
+  /** Of routers that pass nothing on: the path that it announces. */
+  readonly asPath?: readonly number[]
 }
 
 export interface Wish {
@@ -72,6 +78,8 @@ export interface Router {
   readonly families: readonly Family[]
   /** It passes routes of one neighbour on to others. */
   readonly forwards: boolean
+  /** It can be told not to offer four-octet AS numbers. */
+  readonly oldAs?: boolean
   readonly lacks: Readonly<Partial<Record<string, Lack>>>
   /** What the router does not do of a feature that it otherwise has: by feature, or `feature/part`. */
   readonly limits: Readonly<Partial<Record<string, string>>>
@@ -135,6 +143,11 @@ export class Daemon {
     if (this.#child) await stopped(this.#child, 'SIGKILL')
     this.#child = undefined
   }
+}
+
+/** Without four-octet numbers it knows such a neighbour as AS_TRANS (RFC 6793 §9). */
+export function twoOctetAs({ as, twoOctet }: NeighborWish): number {
+  return twoOctet && as > 0xffff ? 23456 : as
 }
 
 export function quietly<T>(run: () => T, otherwise: T): T {

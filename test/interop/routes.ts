@@ -6,7 +6,7 @@
 import type { PeerSnapshot } from '../../src/app/speaker.ts'
 import type { PeerSettings } from '../../src/app/speaker/settings.ts'
 import { until } from '../fv/bgp-lab.ts'
-import type { NeighborWish } from './router.ts'
+import type { NeighborWish, Router } from './router.ts'
 import {
   brief,
   check,
@@ -229,6 +229,73 @@ export async function restarting(stage: Stage): Promise<void> {
     12_000,
   )
   await stays('it drops our routes once we are back', 500, there)
+}
+
+const longLivedSeconds = 60
+/** LLGR_STALE (RFC 9494 §3.2). */
+const staleMark = '65535:6'
+
+function longLivedMeeting({ families }: Router): Meeting {
+  return {
+    families,
+    neighbor: { passive: true, longLived: { restartSeconds: 2, seconds: longLivedSeconds } },
+    peer: { gracefulRestart: 'full', restartSeconds: 2, longLivedSeconds },
+  }
+}
+
+/** It is away for longer than its restart time: we keep its routes as a last resort (RFC 9494 §4.2). */
+export async function longLivedHelper(stage: Stage): Promise<void> {
+  const { router } = stage
+  const how = longLivedMeeting(router)
+  const us = await plain(stage, how)
+  const marks = (): boolean[] =>
+    router.families.map(
+      family => us.speaker.best(theirPrefix[family])?.attributes.communities.includes(staleMark) ?? false,
+    )
+  const seconds = router.families.map(family => [family, longLivedSeconds])
+  same('long-lived', us.peer.session?.longLivedSeconds, Object.fromEntries(seconds))
+  await router.kill()
+  await until('its restart time is over', () => !marks().includes(false), 9000)
+  check(!us.up, 'the session never ended')
+  same('routes lost', us.lost, [])
+  await router.start(wishOf({ ...how, restarting: true }))
+  await until(
+    'it is back and fresh',
+    () => us.up && us.peer.stale === undefined && !marks().includes(true),
+    20_000,
+  ).catch(() => check(false, `we are ${describe(us)}, stale ${JSON.stringify(us.peer.stale)}, marks ${marks().join()}`))
+  await exchanged(stage, us, how)
+  same('routes lost', us.lost, [])
+}
+
+/** We are away for longer than our restart time: it keeps our routes, marked. */
+export async function longLivedRestarting(stage: Stage): Promise<void> {
+  const { router } = stage
+  const how = longLivedMeeting(router)
+  const us = await plain(stage, how)
+  const held = (): string[] =>
+    router.families.map(family => {
+      const [path] = router.paths(ourPrefix[family])
+      return !path ? 'gone' : path.communities.includes(staleMark) ? 'marked' : 'plain'
+    })
+  await stage.stop(us, true)
+  await until(
+    'it marks them',
+    () => {
+      check(!held().includes('gone'), `it drops our routes: ${held().join()}`)
+      return held().every(one => one === 'marked')
+    },
+    9000,
+  ).catch(error => check(false, `${String(error)}; ${held().join()}; ${brief(router.words(link.ours[4]))}`))
+  const again = stage.us(settings('ours', peerOf(how), { originate: ourRoutes(how) }), router.families)
+  await until(
+    'we are back and fresh',
+    () => {
+      check(!held().includes('gone'), 'it drops our routes while we come back')
+      return again.up && held().every(one => one === 'plain')
+    },
+    12_000,
+  )
 }
 
 export async function shutdown(stage: Stage): Promise<string | void> {

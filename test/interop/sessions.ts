@@ -21,7 +21,7 @@ import {
   theirPrefix,
   wishOf,
 } from './stage.ts'
-import { link, ourAs, settings, Us } from './us.ts'
+import { link, ourAs, settings, theirAs, Us } from './us.ts'
 
 export async function ebgp(stage: Stage): Promise<void> {
   const us = await plain(stage, {})
@@ -118,6 +118,65 @@ export async function as4(stage: Stage): Promise<void> {
   same('its AS path', stage.router.paths(ourPrefix[4])[0]!.asPath, [4_200_000_100])
   const path = us.received(4).find(one => one.prefix.key === theirPrefix[4])
   same('our AS path', path?.attributes.asPath, '4200000001')
+}
+
+const far = 4_200_000_100
+const prepended = { rules: [{ set: { prependAsPath: [far] }, action: 'accept' as const }] }
+
+/**
+ * RFC 6793 §4.2: to and from a speaker without four-octet numbers, a path's true numbers travel beside it. First that is
+ * us; then the router, where it can be told so, with a second speaker of ours behind it where it passes routes on.
+ */
+export async function as2(stage: Stage): Promise<string | void> {
+  const { router } = stage
+  const remark = router.limits['as2/none']
+  if (!remark) {
+    const how: Meeting = { as: 4_200_000_001, peer: { capabilities: 'none', export: prepended } }
+    const us = await plain(stage, how)
+    same('four-octet AS numbers', us.peer.session?.as4, false)
+    same('its AS path', router.paths(ourPrefix[4])[0]!.asPath, [ourAs, far])
+    same('our AS path', heardPath(us, theirPrefix[4]), '4200000001')
+    await stage.stop(us, false)
+    await router.kill()
+  }
+  if (!router.oldAs) return 'we are the one without four-octet numbers; it cannot be told to be'
+  await (router.forwards ? throughOldRouter(stage) : toOldRouter(stage))
+  return remark
+}
+
+function heardPath(us: Us, prefix: string): string | undefined {
+  return us.received(4).find(path => path.prefix.key === prefix)?.attributes.asPath
+}
+
+async function throughOldRouter(stage: Stage): Promise<void> {
+  const second = { address: link.second[4], local: link.theirs[4], as: 4_200_000_200, families: [4] as const }
+  const old: Meeting = { neighbor: { twoOctet: true }, neighbors: [{ ...second, twoOctet: true }] }
+  const us = await stage.meet(old)
+  const own = { capabilities: stage.router.limits['as2/none'] ? ('all' as const) : ('none' as const) }
+  const more = { as: 4_200_000_200, originate: ['10.48.9.0/26'] }
+  const behind = stage.us(settings('second', { export: prepended, ...own }, more))
+  await exchanged(stage, us, old)
+  same('four-octet AS numbers offered', us.peer.session?.as4, false)
+  await until(
+    'routes through it both ways',
+    () => us.fib.has('10.48.9.0/26') && behind.fib.has(ourPrefix[4]),
+    9000,
+  ).catch(() => check(false, `no routes through it: we are ${describe(us)}, the other ${describe(behind)}`))
+  same('path through it', heardPath(us, '10.48.9.0/26'), `${theirAs} 4200000200 ${far}`)
+  same('path the other way', heardPath(behind, ourPrefix[4]), `${theirAs} ${ourAs}`)
+}
+
+/** A router that passes nothing on announces a path of its own making. */
+async function toOldRouter(stage: Stage): Promise<void> {
+  const how: Meeting = {
+    ourAs: 4_200_000_200,
+    neighbor: { twoOctet: true },
+    routes: [{ prefix: theirPrefix[4], asPath: [theirAs, far] }],
+  }
+  const us = await plain(stage, how)
+  same('four-octet AS numbers offered', us.peer.session?.as4, false)
+  same('our AS path', heardPath(us, theirPrefix[4]), `${theirAs} ${far}`)
+  same('its AS path', stage.router.paths(ourPrefix[4])[0]!.asPath, [4_200_000_200])
 }
 
 export async function extendedMessages(stage: Stage): Promise<string | void> {
