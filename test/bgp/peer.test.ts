@@ -368,6 +368,14 @@ describe('causes', () => {
     { name: 'no family in common', set: () => {}, a: { families: [4] }, b: { families: [6] }, want: 'open-rejected' },
     { name: 'they do not expect us', set: () => {}, start: 'a', want: 'closed-early' },
     {
+      name: 'we wait, and nobody comes with our password',
+      set: () => {},
+      a: { passive: true, password: 'x' },
+      b: { passive: true },
+      want: 'passive-waiting',
+      text: /waits for the peer to dial, which must come with our password/,
+    },
+    {
       name: 'our source address is not there',
       set: () => {},
       a: { source: Ip.of('10.9.9.9') },

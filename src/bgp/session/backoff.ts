@@ -1,5 +1,5 @@
 /**
- * When to try a neighbour again, and for how long to refuse its own attempts.
+ * When to try a neighbour again, for how long to refuse its own attempts, and the timer of the next one.
  *
  * IdleHold starts at 1 s, doubles with each failure up to 60 s, and only starts anew after a session that stayed
  * Established for a minute: a peer that breaks every session at once is met ever more rarely (FRR #22358). A peer that is
@@ -8,7 +8,7 @@
  * `bgp-speaker.md` section 4.
  */
 
-import type { Random } from '../../lib/ports.ts'
+import type { Clock, Random, Timer } from '../../lib/ports.ts'
 
 const leastMs = 1000
 const mostMs = 60_000
@@ -22,35 +22,58 @@ const refuseMs = 700
 export type Ending = 'failed' | 'absent' | 'innocent'
 
 export class Backoff {
+  readonly #clock: Clock
   readonly #random: Random
   #idleHoldMs = leastMs
   #refuseUntilMs = 0
+  #next: { readonly timer: Timer; readonly atMs: number } | undefined
 
-  constructor(random: Random) {
+  constructor({ clock, random }: { readonly clock: Clock; readonly random: Random }) {
+    this.#clock = clock
     this.#random = random
   }
 
+  /** When the next attempt begins, on the monotonic clock; undefined: none is planned. */
+  get nextAtMs(): number | undefined {
+    return this.#next?.atMs
+  }
+
+  /** Plans the next attempt, instead of the one planned before. */
+  plan(ms: number, attempt: () => void): void {
+    this.cancel()
+    const timer = this.#clock.after(ms, () => {
+      this.#next = undefined
+      attempt()
+    })
+    this.#next = { timer, atMs: this.#clock.now() + ms }
+  }
+
+  cancel(): void {
+    this.#next?.timer.cancel()
+    this.#next = undefined
+  }
+
   /** How long to wait before the next attempt. */
-  after(ending: Ending, nowMs: number, connectRetryMs: number): number {
+  after(ending: Ending, connectRetryMs: number): number {
     const heldMs = ending === 'innocent' ? leastMs : this.#idleHoldMs
     if (ending !== 'innocent') this.#idleHoldMs = Math.min(mostMs, this.#idleHoldMs * 2)
-    if (ending === 'failed') this.failed(nowMs)
+    if (ending === 'failed') this.failed()
     const waitMs = ending === 'absent' ? Math.min(heldMs, connectRetryMs) : heldMs
     return waitMs * (0.75 + 0.25 * this.#random.next())
   }
 
   /** A connection of theirs failed. */
-  failed(nowMs: number): void {
-    this.refuse(nowMs + refuseMs)
+  failed(): void {
+    this.refuseFor(refuseMs)
   }
 
-  /** Their attempts are refused until then. */
-  refuse(untilMs: number): void {
-    this.#refuseUntilMs = Math.max(this.#refuseUntilMs, untilMs)
+  /** Their attempts are refused for so long. */
+  refuseFor(ms: number): void {
+    this.#refuseUntilMs = Math.max(this.#refuseUntilMs, this.#clock.now() + ms)
   }
 
-  refuses(nowMs: number): boolean {
-    return nowMs < this.#refuseUntilMs
+  get refuses(): boolean {
+    return this.#clock.now() < this.#refuseUntilMs
   }
 
   /** A session has ended that was up for so long. */

@@ -104,7 +104,27 @@ function tcpLost(facts: Circumstances): Cause {
   if (facts.from === 'established') return { code: 'connecting', text: 'TCP closed, no NOTIFICATION' }
   if (facts.peer.ttlSecurity !== undefined)
     return { code: 'ttl-suspected', text: `connects, then closes with ttlSecurity ${facts.peer.ttlSecurity}` }
-  return { code: 'closed-early', text: 'closes the connection before its OPEN: it does not expect us?' }
+  return facts.from === 'open-confirm'
+    ? { code: 'closed-early', text: 'closes the connection after its OPEN, without a NOTIFICATION' }
+    : { code: 'closed-early', text: 'closes the connection before its OPEN: it does not expect us?' }
+}
+
+/** A passive peer that does not dial. What silences its attempts is never seen here: a key or a hop limit is named. */
+export function waitsForPeer({ password, ttlSecurity }: PeerConfig): Cause {
+  const terms = [
+    ...(password === undefined ? [] : ['our password']),
+    ...(ttlSecurity === undefined ? [] : [`ttlSecurity ${ttlSecurity}`]),
+  ]
+  const must = terms.length > 0 ? `, which must come with ${terms.join(' and ')}` : ''
+  return { code: 'passive-waiting', text: `passive: waits for the peer to dial${must}` }
+}
+
+/** The AS numbers that the peer may have, in words. */
+function wantedAs({ acceptAs, remoteAs, localAs }: PeerConfig): string {
+  if (acceptAs === undefined) return String(remoteAs)
+  if (acceptAs === 'internal') return String(localAs)
+  if (acceptAs === 'external') return `any but ${localAs}`
+  return acceptAs === 'any' ? 'any' : acceptAs.join(' or ')
 }
 
 function sentCause(sent: Notification, why: string, facts: Circumstances): Cause | undefined {
@@ -118,7 +138,7 @@ function sentCause(sent: Notification, why: string, facts: Circumstances): Cause
       return { code: 'hold-expired', text: 'stopped reading from the connection' }
     case code.open:
       return inner.subcode === openError.peerAs
-        ? { code: 'wrong-as', text: `says AS ${facts.remoteAs ?? '?'}, configured is ${facts.peer.remoteAs}` }
+        ? { code: 'wrong-as', text: `says AS ${facts.remoteAs ?? '?'}, configured is ${wantedAs(facts.peer)}` }
         : { code: 'open-rejected', text: `we refuse its OPEN: ${why}` }
     case code.update:
       return { code: 'update-error', text: `sent a malformed UPDATE: ${why}` }

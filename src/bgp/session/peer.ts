@@ -28,27 +28,27 @@ import {
   describeNotification,
   hardReset,
   notification,
-  openError,
   unwrapHardReset,
-  WireError,
+  type WireError,
 } from '../wire/notification.ts'
 import type { Open } from '../wire/open.ts'
 import { encodeOpen } from '../wire/open.ts'
 import type { Ending } from './backoff.ts'
 import { Backoff } from './backoff.ts'
 import type { Cause, Circumstances } from './cause.ts'
-import { causeOf, describeDown, dialFailed } from './cause.ts'
+import { causeOf, describeDown, dialFailed, waitsForPeer } from './cause.ts'
 import { resolveCollision } from './collision.ts'
 import type { ConnectionOwner } from './connection.ts'
 import { Connection } from './connection.ts'
 import type { DownReason, Setup, StateName } from './fsm.ts'
-import { PrefixLimits } from './limits.ts'
+import { Intake } from './intake.ts'
 import type { Abilities, RestartOffer, Session } from './negotiate.ts'
 import { judge, offer, ourDialSurvives } from './negotiate.ts'
 import { changeClass, ribPeer, sameValue } from './peer-config.ts'
 import { PeerRecord } from './record.ts'
 import { Refreshing } from './refreshing.ts'
 import { keepsRoutes, StaleRoutes } from './restart.ts'
+import { Terms } from './terms.ts'
 
 export interface PeerPorts {
   readonly clock: Clock
@@ -95,6 +95,7 @@ export class Peer implements ConnectionOwner {
   readonly #host: PeerHost
   readonly #stale: StaleRoutes
   readonly #refreshing: Refreshing
+  readonly #intake: Intake
   #config: PeerConfig
   #dialled: Connection
   #accepted: Connection | undefined
@@ -102,14 +103,9 @@ export class Peer implements ConnectionOwner {
   #session: Session | undefined
   #ribPeer: RibPeer | undefined
   #waiting: { readonly connection: Connection; readonly session: Session; readonly timer: Timer } | undefined
-  #idleHold: Timer | undefined
-  #idleHoldAtMs: number | undefined
   readonly #backoff: Backoff
-  readonly #limits = new PrefixLimits()
   #establishedAtMs = 0
-  /** It refused our OPEN for its options, or for our AS number: what the next one is to be. */
-  #bare = false
-  #ownAs = false
+  readonly #terms = new Terms()
   #paced: Timer | undefined
   #running = false
   #everUp = false
@@ -122,7 +118,7 @@ export class Peer implements ConnectionOwner {
     this.#host = host
     this.#ports = ports
     this.record = new PeerRecord(ports.clock)
-    this.#backoff = new Backoff(ports.random)
+    this.#backoff = new Backoff(ports)
     const deps = {
       clock: ports.clock,
       rib: ports.rib,
@@ -131,6 +127,15 @@ export class Peer implements ConnectionOwner {
     }
     this.#stale = new StaleRoutes(slot, deps)
     this.#refreshing = new Refreshing(slot, deps)
+    this.#intake = new Intake(slot, {
+      rib: ports.rib,
+      log: ports.log,
+      record: this.record,
+      stale: this.#stale,
+      refreshing: this.#refreshing,
+      updated: (bytes, start, end, receipt) => host.updated(this, bytes, start, end, receipt),
+      endOfRib: family => host.endOfRib(this, family),
+    })
     this.#dialled = this.#connection(false)
   }
 
@@ -172,7 +177,7 @@ export class Peer implements ConnectionOwner {
 
   /** When we will dial next, on the monotonic clock. */
   get nextDialAtMs(): number | undefined {
-    return this.#idleHoldAtMs ?? (this.state === 'active' ? this.#dialled.timerAtMs('connect-retry') : undefined)
+    return this.#backoff.nextAtMs ?? (this.state === 'active' ? this.#dialled.timerAtMs('connect-retry') : undefined)
   }
 
   // ---------------------------------------------------------------------------------------------------- from above
@@ -195,7 +200,7 @@ export class Peer implements ConnectionOwner {
   /** Ends the session for good. Without a NOTIFICATION the peer keeps our routes (graceful restart). */
   stop(why: Notification | undefined): void {
     this.#running = false
-    this.#cancelIdleHold()
+    this.#backoff.cancel()
     this.#dropWaiting()
     const event = why ? ({ kind: 'stop', why: this.#wrapped(why) } as const) : ({ kind: 'abandon' } as const)
     for (const connection of [this.#current, this.#accepted, this.#dialled]) connection?.dispatch(event)
@@ -208,7 +213,7 @@ export class Peer implements ConnectionOwner {
   linger(untilMs: number): void {
     this.#running = false
     this.#lingerUntilMs = untilMs
-    this.#cancelIdleHold()
+    this.#backoff.cancel()
     this.#dropWaiting()
     this.#accepted?.dispatch({ kind: 'abandon' })
     this.#dialled.dispatch({ kind: 'abandon' })
@@ -247,7 +252,7 @@ export class Peer implements ConnectionOwner {
     this.#config = desired
     this.#dialled.reconfigure(this.#setup(false))
     if (cost === 'reset') {
-      this.#bare = this.#ownAs = false
+      this.#terms.forget()
       this.reset(notification(code.cease, cease.configChange))
       if (desired.passwordMissing !== undefined) {
         this.stop(undefined)
@@ -282,7 +287,7 @@ export class Peer implements ConnectionOwner {
     const refused =
       !this.#running ||
       this.#config.passwordMissing !== undefined ||
-      this.#backoff.refuses(this.#ports.clock.now()) ||
+      this.#backoff.refuses ||
       this.#accepted?.state === 'open-confirm'
     if (refused) return 'refuse'
     // A peer that dials again has given up on its earlier attempt.
@@ -361,7 +366,7 @@ export class Peer implements ConnectionOwner {
 
   openReceived(connection: Connection, open: Open): void {
     this.record.theirOpen(open)
-    const verdict = judge(open, this.#ourOpen(), this.#terms)
+    const verdict = judge(open, this.#ourOpen(), this.#tried)
     if (!verdict.ok) {
       connection.dispatch({ kind: 'bad-open', error: verdict.error })
       return
@@ -380,7 +385,7 @@ export class Peer implements ConnectionOwner {
 
   up(connection: Connection, session: Session): void {
     const now = this.#ports.clock.now()
-    this.#cancelIdleHold()
+    this.#backoff.cancel()
     this.#dropWaiting()
     this.#current = connection
     const losers = [this.#accepted, this.#dialled].filter(other => other && other !== connection)
@@ -390,7 +395,7 @@ export class Peer implements ConnectionOwner {
     this.#session = session
     this.#establishedAtMs = now
     this.#everUp = true
-    this.#limits.clear()
+    this.#intake.begin()
     this.record.up()
     const local = connection.conn?.local.ip ?? this.#config.source ?? this.#config.address
     this.#ribPeer = ribPeer(this.slot, this.#config, this.#host.config(), session, local)
@@ -407,16 +412,16 @@ export class Peer implements ConnectionOwner {
       return
     }
     this.#blame(connection, from, why)
-    if (why.kind === 'received') this.#learnFrom(why.received)
+    if (why.kind === 'received') this.#terms.learn(why.received, this.#config)
     if (connection === this.#accepted) this.#accepted = undefined
     if (this.#waiting?.connection === connection) this.#dropWaiting()
     // Whoever waited for this one to win need not wait any more.
     else if (this.#waiting) this.#stopWaiting()
     if (connection === this.#dialled && connection.state === 'idle')
       this.#retryLater(!counted ? 'innocent' : from === 'connect' ? 'absent' : 'failed')
-    else if (connection.accepted && counted) this.#backoff.failed(this.#ports.clock.now())
+    else if (connection.accepted && counted) this.#backoff.failed()
     // An attempt that was given up in favour of this one starts again.
-    if (!this.#idleHold && this.#dialled.state === 'idle') this.#retryLater('innocent')
+    if (this.#backoff.nextAtMs === undefined && this.#dialled.state === 'idle') this.#retryLater('innocent')
     if (!this.#current) this.#host.stateChanged(this, from, this.state)
   }
 
@@ -426,39 +431,11 @@ export class Peer implements ConnectionOwner {
   }
 
   update(_connection: Connection, bytes: Uint8Array, start: number, end: number): WireError | undefined {
-    const receipt = this.#ports.rib.receive(this.slot, bytes, start, end)
-    if (receipt.faults.length > 0) {
-      this.record.faults(receipt.faults)
-      const { why, reaction, attribute } = receipt.faults[0]!
-      if (this.record.mayLogFault()) this.#ports.log.warn('malformed UPDATE tolerated', { why, reaction, attribute })
-    }
-    if (receipt.reset) {
-      const { code, subcode, data, why } = receipt.reset
-      this.record.resetFault()
-      return new WireError('reset', code, subcode, why, data)
-    }
-    this.#host.updated(this, bytes, start, end, receipt)
-    if (receipt.endOfRib) {
-      this.#stale.endOfRib(receipt.endOfRib)
-      this.record.endOfRib(receipt.endOfRib)
-      this.#host.endOfRib(this, receipt.endOfRib)
-    }
-    return undefined
+    return this.#intake.update(bytes, start, end)
   }
 
   refresh(_connection: Connection, refresh: Refresh): void {
-    const family = refresh.family
-    if (!family || !this.#session?.families.includes(family)) {
-      this.#ports.log.debug('ROUTE-REFRESH for a family this session has not', { afi: refresh.afi, safi: refresh.safi })
-      return
-    }
-    if (refresh.kind === 'request') this.#ports.rib.refresh(this.slot, family)
-    else if (!this.#session.enhancedRefresh)
-      this.#ports.log.debug('BoRR or EoRR, which was not agreed', { family, kind: refresh.kind })
-    // What an End-of-RIB is still to sweep is not for an EoRR.
-    else if (refresh.kind === 'begin' && !this.#stale.families.includes(family)) this.#refreshing.begin(family)
-    else if (refresh.kind === 'end') this.#refreshing.end(family)
-    this.#host.received(this)
+    if (this.#intake.refresh(refresh, this.#session)) this.#host.received(this)
   }
 
   congested(): boolean {
@@ -492,7 +469,7 @@ export class Peer implements ConnectionOwner {
   #resolve(candidate: Connection, open: Open, session: Session): void {
     const current = this.#current
     const other = candidate === this.#dialled ? this.#accepted : this.#dialled
-    const own = { identifier: this.#host.config().routerId.uint32, as: this.#terms.localAs }
+    const own = { identifier: this.#host.config().routerId.uint32, as: this.#tried.localAs }
     const resolution = resolveCollision({
       candidate: {
         accepted: candidate.accepted,
@@ -525,7 +502,7 @@ export class Peer implements ConnectionOwner {
       }
       case 'supersede':
         current?.dispatch({ kind: 'abandon' })
-        this.#cancelIdleHold()
+        this.#backoff.cancel()
         candidate.agree(session)
         break
     }
@@ -573,28 +550,18 @@ export class Peer implements ConnectionOwner {
 
   #retryLater(ending: Ending): void {
     if (!this.#running || this.#current) return
-    const waitMs = this.#backoff.after(ending, this.#ports.clock.now(), this.#config.connectRetrySeconds * 1000)
+    const waitMs = this.#backoff.after(ending, this.#config.connectRetrySeconds * 1000)
     this.#startAfter(waitMs, 'idle-hold')
   }
 
   #startAfter(ms: number, kind: 'start' | 'idle-hold'): void {
-    this.#cancelIdleHold()
-    this.#idleHoldAtMs = this.#ports.clock.now() + ms
-    this.#idleHold = this.#ports.clock.after(ms, () => {
-      this.#cancelIdleHold()
+    this.#backoff.plan(ms, () => {
       // A candidate of theirs that is on its way needs no rival.
       const needless = this.#current !== undefined || this.#accepted?.state === 'open-confirm'
       if (!this.#running || needless || this.#dialled.state !== 'idle') return
-      if (this.#config.passive)
-        this.record.blame({ code: 'passive-waiting', text: 'passive: waits for the peer to dial' })
+      if (this.#config.passive) this.record.blame(waitsForPeer(this.#config))
       this.#dialled.dispatch({ kind })
     })
-  }
-
-  #cancelIdleHold(): void {
-    this.#idleHold?.cancel()
-    this.#idleHold = undefined
-    this.#idleHoldAtMs = undefined
   }
 
   #blame(connection: Connection, from: StateName, why: DownReason): Cause | undefined {
@@ -608,7 +575,7 @@ export class Peer implements ConnectionOwner {
     const { stalledMs } = connection
     const remoteAs = this.record.remoteAs
     return {
-      peer: this.#terms,
+      peer: this.#tried,
       from,
       tries: this.record.tries,
       ...(stalledMs !== undefined && { stalledMs }),
@@ -620,21 +587,14 @@ export class Peer implements ConnectionOwner {
 
   #checkLimits(): void {
     const limit = this.#config.maxPrefix
-    const session = this.#session
-    if (!limit || !session) return
-    for (const family of session.families) {
-      const verdict = this.#limits.judge(limit, family, this.#ports.rib.counts(this.slot, family))
-      if (verdict.kind === 'near') this.#ports.log.warn('many prefixes', { ...verdict })
-      if (verdict.kind === 'blocking') this.#ports.log.warn('too many prefixes: new ones are refused', { ...verdict })
-      if (verdict.kind !== 'over') continue
-      this.#current?.dispatch({ kind: 'cease', why: this.#wrapped(verdict.notification) })
-      this.record.blame({ code: 'max-prefix', text: verdict.text })
-      if (limit.restartMinutes === undefined) return
-      const waitMs = limit.restartMinutes * 60_000
-      this.#backoff.refuse(this.#ports.clock.now() + waitMs)
-      this.#startAfter(waitMs, 'idle-hold')
-      return
-    }
+    const over = limit && this.#intake.overLimit(limit, this.#session?.families ?? [])
+    if (!over) return
+    this.#current?.dispatch({ kind: 'cease', why: this.#wrapped(over.notification) })
+    this.record.blame({ code: 'max-prefix', text: over.text })
+    if (limit.restartMinutes === undefined) return
+    const waitMs = limit.restartMinutes * 60_000
+    this.#backoff.refuseFor(waitMs)
+    this.#startAfter(waitMs, 'idle-hold')
   }
 
   /** RFC 8538 §3.1: where both sides keep routes over a NOTIFICATION, what must not be kept travels in a Hard Reset. */
@@ -644,20 +604,12 @@ export class Peer implements ConnectionOwner {
 
   #ourOpen(): Open {
     const { routerId } = this.#host.config()
-    return offer(this.#terms, routerId, this.#host.abilities(), this.#host.restartOffer(this), this.#bare)
+    return offer(this.#tried, routerId, this.#host.abilities(), this.#host.restartOffer(this), this.#terms.bare)
   }
 
-  /** The configuration with the AS number that is being tried. */
-  get #terms(): PeerConfig {
-    return this.#ownAs ? { ...this.#config, localAs: this.#host.config().localAs } : this.#config
-  }
-
-  /** RFC 5492 §3: a peer that does not understand our options may be met without; and so with our two AS numbers. */
-  #learnFrom({ code: what, subcode }: Notification): void {
-    if (what !== code.open) return
-    const options = subcode === openError.parameter || subcode === openError.capability
-    if (options && this.#config.capabilities === 'fallback') this.#bare = true
-    if (subcode === openError.peerAs && this.#config.dualAs) this.#ownAs = !this.#ownAs
+  /** The configuration as it is being tried. */
+  get #tried(): PeerConfig {
+    return this.#terms.of(this.#config, this.#host.config().localAs)
   }
 
   /** RFC 5082 §3: what comes from within so many hops arrives with at least this. */
