@@ -22,6 +22,7 @@ import {
   type Probe,
 } from '../policy/cluster.ts'
 import { edgeCases } from '../policy/edges.ts'
+import { decider, isDecider, said } from '../policy/deciders.ts'
 import { Oracle } from '../policy/oracle.ts'
 import { recipes } from '../policy/recipes.ts'
 import { seededCase, type Case } from '../policy/run.ts'
@@ -80,30 +81,6 @@ function flowOf({ from, to, family, protocol, sourcePort, port, type, code }: Pr
   }
 }
 
-/** The naive reader's words as the explanation puts them: `np shop/db ingress 2`, `end of tier x`, `nobody`. */
-function decider(by: string): string {
-  const text = by.replace(/^(in|e)gress of \S+: /, '')
-  const kubernetes = /^Kubernetes NetworkPolicy ([^/]+)\/(.+), (\w+) rule \d+/.exec(text)
-  if (kubernetes) return `NetworkPolicy/${kubernetes[1]}/knp.default.${kubernetes[2]} ${kubernetes[3]}`
-  const admin = /^(Admin|BaselineAdmin|Cluster)NetworkPolicy (.+), (\w+) rule \d+$/.exec(text)
-  if (admin) return `GlobalNetworkPolicy/${adminPrefix[admin[1]!]}${admin[2]} ${admin[3]}`
-  const rule = /^(\w+) (.+), (\w+) rule (\d+): \{/.exec(text)
-  if (rule) return `${rule[1]}/${rule[2]} ${rule[3]} rule ${rule[4]}`
-  return text === 'no profile allows' ? 'profiles' : text
-}
-
-const adminPrefix: Readonly<Record<string, string>> = {
-  Admin: 'kanp.adminnetworkpolicy.',
-  BaselineAdmin: 'kbanp.baselineadminnetworkpolicy.',
-  Cluster: 'kcnp.cluster.',
-}
-
-function said(part: HostPart): string {
-  const { by, text, tier } = part.stations.at(-1)!.decider
-  if (by === 'tier') return `end of tier ${tier}`
-  return by === 'profiles' ? 'profiles' : text.replace(/: (Allow|Deny)$/, '')
-}
-
 const sampled = 24
 
 describe('verdict and deciding rule are those of the naive reader, and the kernel agrees', () => {
@@ -143,10 +120,7 @@ describe('verdict and deciding rule are those of the naive reader, and the kerne
       const last = parts.at(-1)!
       const what = `${set.name}: ${describeProbe(probe)}: ${decision.by} / ${said(last)}`
       equal(last.verdict === 'allowed', decision.allowed, what)
-      // Kubernetes' rules become one of ours per protocol and peer, so only the policy is compared.
-      const want = decider(decision.by)
-      const isKubernetes = /\/(knp\.default|kanp|kbanp|kcnp)\./.test(want)
-      ok(isKubernetes ? said(last).startsWith(`${want} rule `) : said(last) === want, what)
+      ok(isDecider(said(last), decider(decision.by)), what)
       named++
       if (!decision.allowed) denied++
     }

@@ -42,15 +42,94 @@ export interface Effort {
   unaccounted: number
 }
 
-export class Real {
+/** What is asked of the hosts while packets are tried. */
+export interface Hosts {
+  /** Every connection. */
+  forget(): Promise<void>
+  /** Packets that rules have dropped so far. */
+  drops(): Promise<number>
+}
+
+/** Packets from and to the stations' probers, wherever those stand. */
+export class Shooting {
   readonly effort: Effort = { shots: 0, askedAgain: 0, unaccounted: 0 }
+  readonly #probers: ReadonlyMap<string, Talk>
+  readonly #hosts: Hosts
+  #mark = 1
+
+  constructor(probers: ReadonlyMap<string, Talk>, hosts: Hosts) {
+    this.#probers = probers
+    this.#hosts = hosts
+  }
+
+  /** One answer per probe: whether it came through. */
+  async probe(probes: readonly Probe[]): Promise<boolean[]> {
+    const reached = probes.map(() => false)
+    const silent = (): number[] => reached.flatMap((is, i) => (is ? [] : [i]))
+    await this.#volley(probes, silent(), firstPatienceMs, reached)
+    if (silent().length === 0) return reached
+    // A connection that one host has seen and the other refused stays known there; the next try is a new one.
+    await this.#hosts.forget()
+    const before = await this.#hosts.drops()
+    this.effort.askedAgain += silent().length
+    await this.#volley(probes, silent(), secondPatienceMs, reached)
+    if ((await this.#hosts.drops()) - before >= silent().length) return reached
+    this.effort.unaccounted += silent().length
+    for (const i of silent()) await this.#volley(probes, [i], lastPatienceMs, reached)
+    return reached
+  }
+
+  async #volley(
+    probes: readonly Probe[],
+    which: readonly number[],
+    patienceMs: number,
+    reached: boolean[],
+  ): Promise<void> {
+    const marks = new Map<number, number>()
+    const shots = new Map<string, Shot[]>()
+    for (const i of which) {
+      const { from, to, ...probe } = probes[i]!
+      const shot = { ...probe, mark: this.#mark++, to: stationOf(to).ip[probe.family].key }
+      marks.set(shot.mark, i)
+      shots.set(from, [...(shots.get(from) ?? []), shot])
+    }
+    this.effort.shots += which.length
+    const answers = await Promise.all(
+      [...shots].map(([from, send]) => this.#probers.get(from)!.ask({ send, patienceMs } satisfies ProberOrder)),
+    )
+    const isRaw = ({ protocol }: Probe): boolean => protocol !== protocols.tcp && protocol !== protocols.udp
+    // Raw packets have no answer to wait for.
+    if (which.every(i => isRaw(probes[i]!))) await new Promise(done => setTimeout(done, patienceMs / 4))
+    const receivers = new Set(which.filter(i => isRaw(probes[i]!)).map(i => probes[i]!.to))
+    const arrived = await Promise.all(
+      [...receivers].map(async to => {
+        const found = (await this.#probers.get(to)!.ask({ collect: true } satisfies ProberOrder)) as number[]
+        // Only where it was sent to.
+        return found.filter(mark => probes[marks.get(mark) ?? -1]?.to === to)
+      }),
+    )
+    for (const mark of [...answers, ...arrived].flat() as number[]) {
+      const i = marks.get(mark)
+      if (i !== undefined) reached[i] = true
+    }
+  }
+}
+
+export class Real {
   readonly #tag: string
   readonly #hosts = new Map<Host, Talk>()
   readonly #probers = new Map<string, Talk>()
-  #mark = 1
+  readonly #shooting = new Shooting(this.#probers, {
+    forget: async () => void (await this.#each(host => host.ask({ forget: true } satisfies HostOrder))),
+    drops: () => this.#drops(),
+  })
 
   private constructor(tag: string) {
     this.#tag = tag
+  }
+
+  get effort(): Effort {
+    return this.#shooting.effort
   }
 
   /** Builds namespaces and starts programs; takes root, iproute2, iptables, ipset and conntrack. */
@@ -93,55 +172,8 @@ export class Real {
   }
 
   /** One answer per probe: whether it came through. */
-  async probe(probes: readonly Probe[]): Promise<boolean[]> {
-    const reached = probes.map(() => false)
-    const silent = (): number[] => reached.flatMap((is, i) => (is ? [] : [i]))
-    await this.#volley(probes, silent(), firstPatienceMs, reached)
-    if (silent().length === 0) return reached
-    // A connection that one host has seen and the other refused stays known there; the next try is a new one.
-    await this.#each(host => host.ask({ forget: true } satisfies HostOrder))
-    const before = await this.#drops()
-    this.effort.askedAgain += silent().length
-    await this.#volley(probes, silent(), secondPatienceMs, reached)
-    if ((await this.#drops()) - before >= silent().length) return reached
-    this.effort.unaccounted += silent().length
-    for (const i of silent()) await this.#volley(probes, [i], lastPatienceMs, reached)
-    return reached
-  }
-
-  async #volley(
-    probes: readonly Probe[],
-    which: readonly number[],
-    patienceMs: number,
-    reached: boolean[],
-  ): Promise<void> {
-    const marks = new Map<number, number>()
-    const shots = new Map<string, Shot[]>()
-    for (const i of which) {
-      const { from, to, ...probe } = probes[i]!
-      const shot = { ...probe, mark: this.#mark++, to: stationOf(to).ip[probe.family].key }
-      marks.set(shot.mark, i)
-      shots.set(from, [...(shots.get(from) ?? []), shot])
-    }
-    this.effort.shots += which.length
-    const answers = await Promise.all(
-      [...shots].map(([from, send]) => this.#probers.get(from)!.ask({ send, patienceMs } satisfies ProberOrder)),
-    )
-    const isRaw = ({ protocol }: Probe): boolean => protocol !== protocols.tcp && protocol !== protocols.udp
-    // Raw packets have no answer to wait for.
-    if (which.every(i => isRaw(probes[i]!))) await new Promise(done => setTimeout(done, patienceMs / 4))
-    const receivers = new Set(which.filter(i => isRaw(probes[i]!)).map(i => probes[i]!.to))
-    const arrived = await Promise.all(
-      [...receivers].map(async to => {
-        const found = (await this.#probers.get(to)!.ask({ collect: true } satisfies ProberOrder)) as number[]
-        // Only where it was sent to.
-        return found.filter(mark => probes[marks.get(mark) ?? -1]?.to === to)
-      }),
-    )
-    for (const mark of [...answers, ...arrived].flat() as number[]) {
-      const i = marks.get(mark)
-      if (i !== undefined) reached[i] = true
-    }
+  probe(probes: readonly Probe[]): Promise<boolean[]> {
+    return this.#shooting.probe(probes)
   }
 
   async #drops(): Promise<number> {
@@ -159,8 +191,8 @@ export class Real {
   }
 }
 
-/** One program, one line per question, one per answer. */
-class Talk {
+/** One program inside a namespace, one line per question, one per answer. */
+export class Talk {
   readonly #child: ChildProcess
   readonly #name: string
   readonly #waiting: { done: (answer: unknown) => void; fail: (error: Error) => void }[] = []
@@ -168,7 +200,7 @@ class Talk {
   readonly #ended: Promise<void>
   #complaint = ''
 
-  constructor(tag: string, name: string, program: string, args: readonly string[]) {
+  constructor(tag: string, name: string, program: 'host.ts' | 'prober.ts', args: readonly string[]) {
     this.#name = name
     const path = fileURLToPath(new URL(program, import.meta.url))
     const argv = ['netns', 'exec', `${tag}-${name}`, process.execPath, path, ...args]
@@ -250,14 +282,20 @@ function layout(tag: string): string {
       for (const family of [4, 6] as const)
         lines.push(`ip -n ${tag}-${place} -${family} route add default via ${segment.outside[family].key}`)
   }
-  for (const { name } of stations)
-    for (const tool of ['iptables', 'ip6tables'])
-      for (const protocol of ['tcp', 'udp'])
-        lines.push(inside(name, `${tool} -t nat -A PREROUTING -p ${protocol} -j REDIRECT --to-ports ${listenerPort}`))
+  for (const { name } of stations) lines.push(...everyPort(command => inside(name, command)))
   return lines.join('\n')
 }
 
-function shell(script: string): void {
+/** Commands that make every port of a station answer. */
+export function everyPort(inside: (command: string) => string): string[] {
+  return ['iptables', 'ip6tables'].flatMap(tool =>
+    ['tcp', 'udp'].map(protocol =>
+      inside(`${tool} -t nat -A PREROUTING -p ${protocol} -j REDIRECT --to-ports ${listenerPort}`),
+    ),
+  )
+}
+
+export function shell(script: string): void {
   const { status, stderr } = spawnSync('sh', ['-e'], { input: script, encoding: 'utf8' })
   if (status !== 0) throw new Error(`cannot build the namespaces: ${stderr}`)
 }

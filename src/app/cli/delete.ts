@@ -45,7 +45,9 @@ export async function remove(call: Invocation): Promise<number> {
   return withConnection(call, async connection => {
     const targets: Target[] = []
     const problems: Problem[] = []
-    for (const ref of refs) {
+    // A file may name one resource twice: two documents of Kubernetes can become the same one of ours.
+    const distinct = new Map(refs.map(ref => [`${ref.kind} ${ref.namespace ?? ''}/${ref.name}`, ref]))
+    for (const ref of distinct.values()) {
       const resource = await connection.resources.find(ref.kind, ref.name, ref.namespace)
       if (resource) targets.push({ ...ref, resource })
       else if (!call.flags.skipNotExists)

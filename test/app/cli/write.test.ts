@@ -245,6 +245,14 @@ describe('writing', () => {
 })
 
 describe('delete', () => {
+  test('what a file names twice is deleted once', async () => {
+    const desk = new Desk()
+    const tier = 'kind: Tier\napiVersion: projectcalico.org/v3\nmetadata: {name: twice}\nspec: {order: 1}\n'
+    const file = desk.file('twice.yaml', `${tier}---\n${tier}`)
+    expect((await desk.run('apply', '-f', file)).code).toBe(0)
+    expect((await desk.run('delete', '-f', file)).out).toBe("Successfully deleted 1 'Tier' resource(s)\n")
+  })
+
   test('several names; one that is missing stops all, --skip-not-exists goes on', async () => {
     const desk = new Desk()
     await desk.put('Tier', 'one', { order: 1 })
