@@ -157,6 +157,10 @@ class TcpConn implements Conn {
   readonly #socket: Socket
   readonly #on: ConnEvents
   #why: { reason: CloseReason; message: string } | undefined
+  /** One function for all writes: Node joins the calls of those that end together. */
+  readonly #left = (): void => {
+    if (!this.#socket.destroyed) this.#on.sent?.()
+  }
 
   constructor(socket: Socket, on: ConnEvents, local: Endpoint, remote: Endpoint) {
     this.#socket = socket
@@ -190,13 +194,14 @@ class TcpConn implements Conn {
     const socket = this.#socket
     if (!socket.writable) return false
     const last = parts.length - 1
-    // Corked, so that all parts leave in one system call and, where they fit, in one segment.
-    socket.cork()
-    for (const [i, part] of parts.entries()) {
-      if (i === last) socket.write(part, () => this.#left())
-      else socket.write(part)
+    if (last === 0) socket.write(bufferOf(parts[0]!), this.#left)
+    else if (last > 0) {
+      // Corked, so that all parts leave in one system call and, where they fit, in one segment.
+      socket.cork()
+      for (let i = 0; i < last; i++) socket.write(parts[i]!)
+      socket.write(parts[last]!, this.#left)
+      socket.uncork()
     }
-    socket.uncork()
     return !socket.writableNeedDrain
   }
 
@@ -225,10 +230,16 @@ class TcpConn implements Conn {
     this.#why ??= { reason, message }
     this.#socket.destroy()
   }
+}
 
-  #left(): void {
-    if (!this.#socket.destroyed) this.#on.sent?.()
-  }
+let lastPart: Uint8Array | undefined
+let lastBuffer: Buffer = Buffer.alloc(0)
+
+/** Node writes Buffers only, and makes one of anything else; many sockets get the same octets in a row. */
+function bufferOf(part: Uint8Array): Buffer {
+  if (part === lastPart) return lastBuffer
+  lastPart = part
+  return (lastBuffer = Buffer.from(part.buffer, part.byteOffset, part.byteLength))
 }
 
 // -------------------------------------------------------------------------------------------------------- listening

@@ -16,7 +16,7 @@ import { familyBits, Ip, Prefix } from '../../lib/ip.ts'
 import * as asPath from '../wire/as-path.ts'
 import { attributesAt, valueAt, valueLength } from '../wire/attribute-writer.ts'
 import { code } from '../wire/attributes.ts'
-import { grown, moved, Nets, Slots, words } from './columns.ts'
+import { gone, grown, Nets, Slots, words } from './columns.ts'
 
 /** Bits of `AttributeSets.marks`. */
 export const mark = {
@@ -140,15 +140,15 @@ export class AttributeSets {
     const { table, mask, old, oldMask } = this.#slots
     let at = hash & mask
     for (let value = table[at]!; value !== 0; value = table[at]!) {
-      if (((value ^ hash) & ~mask) === 0 && this.#equals((value & mask) - 1, bytes, start, end))
-        return (value & mask) - 1
+      const set = (value & mask) - 1
+      if (((value ^ hash) & ~mask) === 0 && value !== gone && this.#equals(set, bytes, start, end)) return set
       at = (at + 1) & mask
     }
     if (old.length === 0) return -1
     at = hash & oldMask
     for (let value = old[at]!; value !== 0; value = old[at]!) {
       const set = (value & oldMask) - 1
-      if (((value ^ hash) & ~oldMask) === 0 && value !== moved && this.#equals(set, bytes, start, end)) return set
+      if (((value ^ hash) & ~oldMask) === 0 && value !== gone && this.#equals(set, bytes, start, end)) return set
       at = (at + 1) & oldMask
     }
     return -1

@@ -29,24 +29,31 @@ export const netFlag = {
   changed: 16,
 } as const
 
-/** No entry: an id never fills all its bits. */
-export const moved = -1
+/** A slot whose entry went, or moved to the larger table; never an entry: an id does not fill all its bits. */
+export const gone = -1
 /** Slots moved per insertion while the index grows: it must be through before the larger one fills up. */
 const movesPerInsert = 16
+/** Part of the slots that may be in use or gone. */
+const mostFull = 0.6
+/** With more living entries than this the next table is larger; with less, only what is gone was in the way. */
+const mostLiving = 0.4
 
 /**
  * Open-addressing index from hash to id. A slot is id + 1 in its low bits, which the size of the table leaves room for,
  * and the hash's high bits above: a probe that meets another entry sees so without reading that entry's key, which is
- * what costs when the table is larger than the cache. Lookups are written out where the keys are.
+ * what costs when the table is larger than the cache. For the same reason a removal leaves a mark where probes must go
+ * on, instead of moving up entries whose keys it would have to read. Lookups are written out where the keys are.
  */
 export class Slots {
   table: Int32Array
   mask: number
-  /** The smaller table while it is being emptied, else of length 0. Emptied slots hold `moved`. */
+  /** The smaller table while it is being emptied, else of length 0. */
   old: Int32Array = new Int32Array(0)
   oldMask = 0
   #moveAt = 0
   #count = 0
+  /** Slots of `table` that are not 0. */
+  #used = 0
   readonly #hashOf: (id: number) => number
 
   constructor(hashOf: (id: number) => number, capacity = 64) {
@@ -62,54 +69,54 @@ export class Slots {
   /** Adds `id`, which is not in the index. Ids are given out densely: fewer than the table has slots. */
   insert(hash: number, id: number): void {
     if (this.old.length > 0) this.#move(movesPerInsert)
-    if (++this.#count > this.table.length * 0.6) this.#grow()
+    if (this.#used >= this.table.length * mostFull) this.#renew()
+    this.#count++
     this.#put(hash, id)
   }
 
   /** Removes `id`, which is in the index. */
   remove(hash: number, id: number): void {
+    const { table, mask } = this
+    const wanted = (hash & ~mask) | (id + 1)
+    let at = hash & mask
+    while (table[at] !== wanted && table[at] !== 0) at = (at + 1) & mask
     this.#count--
-    const wanted = (hash & ~this.mask) | (id + 1)
-    let at = hash & this.mask
-    for (let value = this.table[at]!; value !== 0; value = this.table[at]!) {
-      if (value === wanted) return this.#close(at)
-      at = (at + 1) & this.mask
+    if (table[at] === 0) this.#removeOld(hash, id)
+    else if (table[(at + 1) & mask] !== 0) table[at] = gone
+    else {
+      // Nothing is behind it: no probe has to pass here, nor through the marks before it.
+      do {
+        table[at] = 0
+        this.#used--
+        at = (at - 1) & mask
+      } while (table[at] === gone)
     }
-    const old = (hash & ~this.oldMask) | (id + 1)
-    at = hash & this.oldMask
-    while (this.old[at] !== old) at = (at + 1) & this.oldMask
-    this.old[at] = moved
+  }
+
+  #removeOld(hash: number, id: number): void {
+    const wanted = (hash & ~this.oldMask) | (id + 1)
+    let at = hash & this.oldMask
+    while (this.old[at] !== wanted) at = (at + 1) & this.oldMask
+    this.old[at] = gone
   }
 
   #put(hash: number, id: number): void {
-    let at = hash & this.mask
-    while (this.table[at] !== 0) at = (at + 1) & this.mask
-    this.table[at] = (hash & ~this.mask) | (id + 1)
-  }
-
-  /** Closes the gap at `gap`: what probed past it moves up, so that no tombstone is needed. */
-  #close(gap: number): void {
     const { table, mask } = this
-    let at = gap
-    for (;;) {
-      at = (at + 1) & mask
-      const value = table[at]!
-      if (value === 0) break
-      const home = this.#hashOf((value & mask) - 1) & mask
-      if (((at - home) & mask) < ((at - gap) & mask)) continue
-      table[gap] = value
-      gap = at
-    }
-    table[gap] = 0
+    let at = hash & mask
+    while (table[at] !== 0 && table[at] !== gone) at = (at + 1) & mask
+    if (table[at] === 0) this.#used++
+    table[at] = (hash & ~mask) | (id + 1)
   }
 
-  #grow(): void {
+  /** Begins the next table; insertions move the entries. */
+  #renew(): void {
     // Cannot happen with 16 moves per insertion, but must not lose entries if it did.
     if (this.old.length > 0) this.#move(this.old.length)
+    const { length } = this.table
     this.old = this.table
     this.oldMask = this.mask
-    this.#moveAt = 0
-    this.table = new Int32Array(this.old.length * 2)
+    this.#moveAt = this.#used = 0
+    this.table = new Int32Array(this.#count > length * mostLiving ? length * 2 : length)
     this.mask = this.table.length - 1
   }
 
@@ -117,9 +124,9 @@ export class Slots {
     const end = Math.min(this.#moveAt + slots, this.old.length)
     for (; this.#moveAt < end; this.#moveAt++) {
       const value = this.old[this.#moveAt]!
-      if (value === 0 || value === moved) continue
+      if (value === 0 || value === gone) continue
       const id = (value & this.oldMask) - 1
-      this.old[this.#moveAt] = moved
+      this.old[this.#moveAt] = gone
       this.#put(this.#hashOf(id), id)
     }
     if (this.#moveAt === this.old.length) this.old = new Int32Array(0)
@@ -175,14 +182,15 @@ export class Nets {
     let at = hash & mask
     for (let value = table[at]!; value !== 0; value = table[at]!) {
       const net = (value & mask) - 1
-      if (((value ^ hash) & ~mask) === 0 && key[net] === address && lengths[net] === length) return net
+      if (((value ^ hash) & ~mask) === 0 && value !== gone && key[net] === address && lengths[net] === length)
+        return net
       at = (at + 1) & mask
     }
     if (old.length === 0) return -1
     at = hash & oldMask
     for (let value = old[at]!; value !== 0; value = old[at]!) {
       const net = (value & oldMask) - 1
-      if (((value ^ hash) & ~oldMask) === 0 && value !== moved && key[net] === address && lengths[net] === length)
+      if (((value ^ hash) & ~oldMask) === 0 && value !== gone && key[net] === address && lengths[net] === length)
         return net
       at = (at + 1) & oldMask
     }
@@ -203,15 +211,15 @@ export class Nets {
     const { table, mask, old, oldMask } = this.#slots
     let at = hash & mask
     for (let value = table[at]!; value !== 0; value = table[at]!) {
-      if (((value ^ hash) & ~mask) === 0 && this.#same6((value & mask) - 1, a, b, c, d, length))
-        return (value & mask) - 1
+      const net = (value & mask) - 1
+      if (((value ^ hash) & ~mask) === 0 && value !== gone && this.#same6(net, a, b, c, d, length)) return net
       at = (at + 1) & mask
     }
     if (old.length === 0) return -1
     at = hash & oldMask
     for (let value = old[at]!; value !== 0; value = old[at]!) {
       const net = (value & oldMask) - 1
-      if (((value ^ hash) & ~oldMask) === 0 && value !== moved && this.#same6(net, a, b, c, d, length)) return net
+      if (((value ^ hash) & ~oldMask) === 0 && value !== gone && this.#same6(net, a, b, c, d, length)) return net
       at = (at + 1) & oldMask
     }
     return -1

@@ -30,12 +30,16 @@ interface Segment {
   end: number
 }
 
+const noOctets = new Uint8Array(0)
+
 class Chunk {
   readonly bytes: Uint8Array
   used = 0
   readonly segments: Segment[] = []
   /** Cursors that are in it. */
   readers = 0
+  /** What was read last: members in step read the same, and get the same view of it. */
+  view: Uint8Array = noOctets
 
   constructor(octets: number) {
     this.bytes = new Uint8Array(octets)
@@ -167,7 +171,9 @@ export class Ring implements Sink {
     while (segments[last]!.start >= end) last--
     cursor.segment = last
     cursor.offset = end
-    return chunk.bytes.subarray(start, end)
+    const { view } = chunk
+    if (view.byteOffset === start && view.length === end - start) return view
+    return (chunk.view = chunk.bytes.subarray(start, end))
   }
 
   #isTail(cursor: Cursor): boolean {

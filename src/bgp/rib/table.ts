@@ -544,7 +544,9 @@ export class Rib implements RibPort {
     const state = this.#slots[slot]
     if (!state) return out
     let left = maxOctets
-    for (const [family, place] of state.members) {
+    for (const family of families) {
+      const place = state.members.get(family)
+      if (!place) continue
       while (left > 0 && this.#hasOutput(family, place)) {
         // Not to go over by a message when something is there already.
         if (out.length > 0 && left < state.peer.maxMessageOctets) return out
@@ -559,7 +561,10 @@ export class Rib implements RibPort {
   hasOutput(slot: number): boolean {
     const state = this.#slots[slot]
     if (!state) return false
-    for (const [family, place] of state.members) if (this.#hasOutput(family, place)) return true
+    for (const family of families) {
+      const place = state.members.get(family)
+      if (place && this.#hasOutput(family, place)) return true
+    }
     return false
   }
 

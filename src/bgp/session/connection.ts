@@ -202,9 +202,14 @@ export class Connection {
     if (!conn || this.#state.kind !== 'established') return
     while (conn.queued() < backlogOctets) {
       const parts = take(takeOctets)
-      if (parts.length === 0) return
-      for (const part of parts) this.#countMessages(part)
-      conn.write(parts)
+      let octets = 0
+      for (const part of parts) {
+        this.#countMessages(part)
+        octets += part.length
+      }
+      if (octets > 0) conn.write(parts)
+      // Had another message been there, it would have fitted.
+      if (octets <= takeOctets - this.#maxOctets || octets === 0) return
     }
     this.#blockedSinceMs ??= this.#ports.clock.now()
   }
