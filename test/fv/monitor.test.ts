@@ -1,14 +1,17 @@
 /**
  * manx-bgp with an MRT file: what real bgpdump reads of it, both families, on a signal, by the clock, and while a large
- * table keeps its sessions. Two namespaces: manx-bgp in the far one, speakers of this process in the near one.
+ * table keeps its sessions; and with a BMP collector that does not read. Two namespaces: manx-bgp in the far one, speakers
+ * and collector of this process in the near one.
  */
 
 import { execFileSync } from 'node:child_process'
-import { existsSync, readdirSync, statSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
+import { createServer, type Socket } from 'node:net'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { type BgpSpeaker, createSpeaker } from '../../src/app/speaker.ts'
+import { believed, readBmp } from '../bgp/monitor-read.ts'
 import { Lab, ours, stopped, theirs, until } from './bgp-lab.ts'
 
 const lab = new Lab('mx-monitor')
@@ -122,5 +125,67 @@ test('a dump of 100,000 routes costs no keepalive: sessions with a hold time of 
   )
   expect(new Set(bgpdump(file).map(line => line.split(' ')[2])).size).toBe(100_002)
   expect(large.snapshot().peers[0]).toMatchObject({ state: 'Established', since })
+  await stopped(daemon, 'SIGTERM')
+})
+
+/** Resident memory of a process, in MiB. */
+function residentMiB(pid: number): number {
+  return Number(/^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]) / 1024
+}
+
+test('a BMP collector that does not read while routes churn costs nothing that grows, and then knows the table', async () => {
+  const parts: Buffer[] = []
+  let socket: Socket | undefined
+  const server = createServer(one => {
+    parts.length = 0
+    socket = one.on('data', part => void parts.push(part)).on('error', () => undefined)
+    one.pause()
+  })
+  await new Promise<void>(done => void server.listen(11_790, ours[4], done))
+  const daemon = lab.start(
+    program,
+    '--config',
+    config(`bmp: [{address: ${ours[4]}, port: 11790}]`),
+    '--log-level',
+    'warn',
+  )
+  const all = Array.from({ length: 30_000 }, (_, i) => `10.${i >> 10}.${(i >> 2) & 255}.${(i & 3) << 6}/26`)
+  const peer = { address: theirs[4], as: 65001, source: ours[4], export: 'all', connectRetrySeconds: 1 }
+  const churn = createSpeaker({ as: 65002, routerId: '10.99.0.4', listen: [], peers: [peer] })
+  churn.start()
+  speakers.push(churn)
+  await until('session and collector', () => up(churn) && socket !== undefined)
+  /** Every route with a MED that it never had and no other has: an UPDATE each. */
+  const round = async (n: number): Promise<void> => {
+    const sent = (): number => churn.snapshot().peers[0]!.messages.sent.update
+    const wanted = sent() + all.length
+    churn.originate(all.map((prefix, i) => ({ prefix, med: n * all.length + i })))
+    await until(`round ${n}`, () => sent() >= wanted, 30_000)
+  }
+  for (let n = 0; n < 4; n++) await round(n)
+  const before = residentMiB(daemon.pid!)
+  const rounds = 20
+  for (let n = 4; n < 4 + rounds; n++) await round(n)
+  const grown = residentMiB(daemon.pid!) - before
+  // An UPDATE is some 60 octets here, and 48 of header around it.
+  const missedMiB = (rounds * all.length * 108) / 2 ** 20
+  console.log(`a deaf collector missed ${missedMiB.toFixed(0)} MiB; ${grown.toFixed(1)} MiB more resident`)
+  expect(grown).toBeLessThan(missedMiB / 2)
+  churn.originate(['10.48.0.0/26', '10.48.1.0/26'])
+  socket!.resume()
+  await until(
+    'the collector knows the table',
+    () => {
+      try {
+        const known = believed(readBmp(Buffer.concat(parts)))[ours[4]]
+        return JSON.stringify(Object.keys(known ?? {}).toSorted()) === '["10.48.0.0/26","10.48.1.0/26"]'
+      } catch {
+        return false // in the middle of a message
+      }
+    },
+    30_000,
+  )
+  server.close()
+  socket!.destroy()
   await stopped(daemon, 'SIGTERM')
 })
