@@ -2,7 +2,15 @@
 
 import { describe, expect, test } from 'vitest'
 import type { Contest, Resolution } from '../../src/bgp/session/collision.ts'
-import { resolveCollision } from '../../src/bgp/session/collision.ts'
+import { peersChoice, resolveCollision } from '../../src/bgp/session/collision.ts'
+import { Speaker } from '../../src/bgp/speaker.ts'
+import { encodeKeepalive, encodeMessage, encodeNotification, Framer } from '../../src/bgp/wire/message.ts'
+import { encodeOpen, noCapabilities } from '../../src/bgp/wire/open.ts'
+import { Ip } from '../../src/lib/ip.ts'
+import type { Conn, ConnEvents } from '../../src/lib/ports.ts'
+import { SimClock, SimRandom } from '../sim/clock.ts'
+import { SimNetwork } from '../sim/transport.ts'
+import { peerConfig, silentLog, speakerConfig } from './fixtures.ts'
 
 function contest(more: Partial<Contest>, candidate: Partial<Contest['candidate']> = {}): Contest {
   return {
@@ -29,9 +37,9 @@ const rows: { name: string; contest: Contest; want: Resolution }[] = [
   { name: 'theirs against our better one, which has', contest: contest({ other: 'open-confirm' }), want: 'lose' },
   { name: 'theirs is the better one', contest: contest({ other: 'open-sent', ourDialWins: false }), want: 'win' },
   {
-    name: 'theirs is the better one, ours further',
+    name: 'theirs is the better one, on ours we have sent KEEPALIVE: they may have it up',
     contest: contest({ other: 'open-confirm', ourDialWins: false }),
-    want: 'win',
+    want: 'defer',
   },
   { name: 'ours is the better one', contest: contest({ other: 'open-confirm' }, { accepted: false }), want: 'win' },
   {
@@ -77,7 +85,149 @@ describe('both ends', () => {
         const atHigher = resolveCollision(contest({ other, ourDialWins: true }, { accepted: !dialledByHigher }))
         const atLower = resolveCollision(contest({ other, ourDialWins: false }, { accepted: dialledByHigher }))
         expect(atHigher === 'win').toBe(dialledByHigher)
-        expect(atLower === 'win').toBe(dialledByHigher)
+        // The lower one either takes it at once or leaves the choice to the higher one.
+        expect(atLower === 'win' || atLower === 'defer').toBe(dialledByHigher)
       }
   })
+})
+
+const choices: { name: string; better: number[]; other: number[]; gone?: 'better' | 'other'; want?: string }[] = [
+  { name: 'nothing yet', better: [], other: [] },
+  { name: 'KEEPALIVE on the other one was sent before the choice', better: [], other: [4] },
+  { name: 'KEEPALIVE on the better one', better: [4], other: [4], want: 'better' },
+  { name: 'NOTIFICATION on the better one', better: [3], other: [4], want: 'other' },
+  { name: 'the better one ends', better: [], other: [4], gone: 'better', want: 'other' },
+  { name: 'NOTIFICATION on the other one', better: [], other: [4, 3], want: 'better' },
+  { name: 'the other one ends', better: [], other: [], gone: 'other', want: 'better' },
+  { name: 'routes on the other one: it is up there', better: [], other: [4, 2, 2], want: 'other' },
+]
+for (const { name, better, other, gone, want } of choices)
+  test(`which connection the peer keeps: ${name} (RFC 4271 §6.8)`, () =>
+    expect(peersChoice({ types: better, ended: gone === 'better' }, { types: other, ended: gone === 'other' })).toBe(
+      want,
+    ))
+
+/** A peer with the higher identifier whose every message is the test's: `dialled` by us, `theirs` by it. */
+class Scripted {
+  readonly clock = new SimClock()
+  readonly heard = { dialled: [] as number[], theirs: [] as number[] }
+  readonly states: string[] = []
+  readonly speaker: Speaker
+  dialled: Conn | undefined
+  theirs: Conn | undefined
+
+  constructor() {
+    const random = new SimRandom(3)
+    const network = new SimNetwork({ clock: this.clock, random })
+    const [a, b] = [network.host('a', ['10.0.0.1']), network.host('b', ['10.0.0.2'])]
+    const options = { onRoutes: () => {}, onState: ({ to }: { to: string }) => void this.states.push(to) }
+    this.speaker = new Speaker(options, { clock: this.clock, transport: a, random, log: silentLog })
+    this.speaker.configure(speakerConfig('10.0.0.1', [peerConfig('10.0.0.2', { families: [4] })]))
+    b.listen({ ip: Ip.of('10.0.0.2'), port: 179 }, conn => {
+      this.dialled = conn
+      return { events: this.#ear('dialled') }
+    })
+    this.speaker.start()
+    this.until(() => this.dialled !== undefined)
+    this.dialled!.write([this.open()])
+    this.until(() => this.heard.dialled.includes(4))
+    const ear = this.#ear('theirs')
+    b.dial({ ip: Ip.of('10.0.0.1'), port: 179 }, {}, { ...ear, opened: conn => void (this.theirs = conn) })
+    this.until(() => this.heard.theirs.includes(1))
+    this.theirs!.write([this.open()])
+    this.clock.pass(20)
+  }
+
+  #ear(which: 'dialled' | 'theirs'): ConnEvents {
+    const framer = new Framer()
+    return {
+      data: chunk => {
+        framer.push(chunk)
+        while (framer.next()) this.heard[which].push(framer.type)
+      },
+      closed: () => {},
+    }
+  }
+
+  open(): Uint8Array {
+    const identifier = Ip.of('10.0.0.2').uint32
+    const capabilities = { ...noCapabilities, families: [4] as const, as4: 64512 }
+    return encodeOpen({ version: 4, as2: 64512, holdSeconds: 90, identifier, capabilities })
+  }
+
+  until(holds: () => boolean): void {
+    for (let i = 0; i < 20_000 && !holds(); i++) this.clock.pass(1)
+    expect(holds()).toBe(true)
+  }
+
+  get state(): string {
+    return this.speaker.snapshot().peers[0]!.state
+  }
+}
+
+describe('a collision while the peer may have the other connection up (RFC 4271 §6.8)', () => {
+  const collision = encodeNotification({ code: 6, subcode: 7, data: new Uint8Array(0) })
+  const endOfRib = encodeMessage(2, new Uint8Array(4))
+
+  test('neither goes on before the peer has chosen, and nothing is closed', () => {
+    const p = new Scripted()
+    p.dialled!.write([encodeKeepalive()])
+    p.clock.pass(500)
+    expect(p.state).toBe('OpenConfirm')
+    expect(p.heard).toEqual({ dialled: [1, 4], theirs: [1] })
+  })
+
+  const kept: { name: string; does: (p: Scripted) => void; keeps: 'dialled' | 'theirs' }[] = [
+    {
+      name: 'it had ours up and closes its own (as BIRD does)',
+      does: p => {
+        p.theirs!.write([collision])
+        p.theirs!.end()
+        p.clock.pass(5)
+        p.dialled!.write([encodeKeepalive(), endOfRib])
+      },
+      keeps: 'dialled',
+    },
+    {
+      name: 'the same, its routes come first',
+      does: p => {
+        p.dialled!.write([encodeKeepalive(), endOfRib])
+        p.clock.pass(5)
+        p.theirs!.write([collision])
+      },
+      keeps: 'dialled',
+    },
+    {
+      name: 'it prefers its own',
+      does: p => {
+        p.dialled!.write([encodeKeepalive(), collision])
+        p.clock.pass(5)
+        p.theirs!.write([encodeKeepalive()])
+      },
+      keeps: 'theirs',
+    },
+    { name: 'its KEEPALIVE on its own comes first', does: p => p.theirs!.write([encodeKeepalive()]), keeps: 'theirs' },
+    {
+      name: 'it does not choose: we do, after two seconds',
+      does: p => {
+        p.dialled!.write([encodeKeepalive()])
+        p.clock.pass(2500)
+        expect(p.heard.dialled).toContain(3)
+        p.theirs!.write([encodeKeepalive()])
+      },
+      keeps: 'theirs',
+    },
+  ]
+  for (const { name, does, keeps } of kept)
+    test(`${name}: one session, on the connection it keeps, and no NOTIFICATION there`, () => {
+      const p = new Scripted()
+      does(p)
+      p.clock.pass(100)
+      expect(p.state).toBe('Established')
+      expect(p.heard[keeps]).not.toContain(3)
+      expect(p.heard[keeps].filter(type => type === 4)).not.toEqual([])
+      expect(p.states.filter(state => state === 'Established')).toHaveLength(1)
+      p.clock.pass(10_000)
+      expect(p.state).toBe('Established')
+    })
 })

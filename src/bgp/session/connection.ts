@@ -35,6 +35,7 @@ import type { Notification } from '../wire/notification.ts'
 import { decodeNotification, WireError } from '../wire/notification.ts'
 import type { Open } from '../wire/open.ts'
 import { decodeOpen } from '../wire/open.ts'
+import type { Unread } from './collision.ts'
 import type { DownReason, Effect, Event, Setup, State, StateName, TimerName } from './fsm.ts'
 import { idle, step, waiting } from './fsm.ts'
 import type { Session } from './negotiate.ts'
@@ -73,6 +74,8 @@ const sliceMs = 5
 const sliceOctets = 256 * 1024
 const backlogOctets = 256 * 1024
 const takeOctets = 64 * 1024
+/** So much is read of a peer while its connection is held and watched: a few messages tell enough. */
+const heldOctets = 64 * 1024
 const lingerMs = 1000
 /** How long to leave the RIB alone with its work before looking again. */
 const congestedMs = 1
@@ -104,6 +107,8 @@ export class Connection {
   #line: Line | undefined
   #framer = new Framer()
   #held = false
+  /** Who wants to hear of what arrives while reading is held. */
+  #watcher: (() => void) | undefined
   #resuming: Timer | undefined
   #finished: { reason: CloseReason; message: string } | undefined
   #lastHeardMs = 0
@@ -178,12 +183,20 @@ export class Connection {
   }
 
   /** Stops reading messages until the next transition: an OPEN waits for the outcome of a collision. */
-  hold(): void {
+  hold(watcher?: () => void): void {
     this.#held = true
+    this.#watcher = watcher
+  }
+
+  /** What has arrived and is not read while held. */
+  get unread(): Unread {
+    return { types: this.#framer.upcoming(), ended: this.#finished !== undefined }
   }
 
   release(): void {
+    if (!this.#held) return
     this.#held = false
+    this.#watcher = undefined
     if (this.#framer.backlog > 0 || this.#finished) this.#continue()
   }
 
@@ -292,6 +305,7 @@ export class Connection {
     this.#line = undefined
     this.#framer = new Framer()
     this.#held = false
+    this.#watcher = undefined
     this.#finished = undefined
     this.#resuming?.cancel()
     this.#resuming = undefined
@@ -431,12 +445,14 @@ export class Connection {
   #closed(line: Line, reason: CloseReason, message: string): void {
     if (this.#line !== line || this.#finished) return
     this.#finished = { reason, message }
-    if (!this.#held && !this.#resuming) this.#work()
+    if (this.#held) this.#watcher?.()
+    else if (!this.#resuming) this.#work()
   }
 
   #receive(chunk: Uint8Array): void {
     this.#framer.push(chunk)
-    if (this.#held) this.#line?.conn?.pause()
+    if (this.#held && (!this.#watcher || this.#framer.backlog > heldOctets)) this.#line?.conn?.pause()
+    if (this.#held) this.#watcher?.()
     else if (!this.#resuming) this.#work()
   }
 

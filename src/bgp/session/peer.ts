@@ -37,7 +37,7 @@ import type { Ending } from './backoff.ts'
 import { Backoff } from './backoff.ts'
 import type { Cause, Circumstances } from './cause.ts'
 import { causeOf, describeDown, dialFailed, waitsForPeer } from './cause.ts'
-import { resolveCollision } from './collision.ts'
+import { hasLeft, peersChoice, resolveCollision } from './collision.ts'
 import type { ConnectionOwner } from './connection.ts'
 import { Connection } from './connection.ts'
 import type { DownReason, Setup, StateName } from './fsm.ts'
@@ -87,6 +87,14 @@ const acceptedOpenWaitMs = 30_000
 /** Both sides dial, the lower identifier a little later. */
 const firstDialSpreadMs = 250
 const deconfiguredHoldMs = 30_000
+/** A connection whose OPEN waits for the outcome of a collision. */
+interface Waiting {
+  readonly connection: Connection
+  readonly session: Session
+  readonly timer: Timer
+  /** The one that stands still with it, until the peer has chosen. */
+  readonly other?: Connection
+}
 
 export class Peer implements ConnectionOwner {
   readonly slot: number
@@ -102,7 +110,7 @@ export class Peer implements ConnectionOwner {
   #current: Connection | undefined
   #session: Session | undefined
   #ribPeer: RibPeer | undefined
-  #waiting: { readonly connection: Connection; readonly session: Session; readonly timer: Timer } | undefined
+  #waiting: Waiting | undefined
   readonly #backoff: Backoff
   #establishedAtMs = 0
   readonly #terms = new Terms()
@@ -500,6 +508,9 @@ export class Peer implements ConnectionOwner {
         this.#waiting = { connection: candidate, session, timer }
         break
       }
+      case 'defer':
+        if (other) this.#awaitChoice(candidate, session, other)
+        break
       case 'supersede':
         current?.dispatch({ kind: 'abandon' })
         this.#backoff.cancel()
@@ -508,19 +519,38 @@ export class Peer implements ConnectionOwner {
     }
   }
 
-  /** The winner did not come: the one that waited goes on. */
+  /** Neither goes on until the peer shows which one it keeps. */
+  #awaitChoice(better: Connection, session: Session, other: Connection): void {
+    const look = (): void => {
+      const choice = peersChoice(better.unread, other.unread)
+      if (choice === 'better') this.#stopWaiting()
+      else if (choice === 'other') this.#dropWaiting()
+    }
+    better.hold(look)
+    other.hold(look)
+    const timer = this.#ports.clock.after(collisionWaitMs, () => this.#stopWaiting())
+    this.#waiting = { connection: better, session, timer, other }
+  }
+
+  /** The winner did not come, or the peer has chosen: the one that waited goes on. */
   #stopWaiting(): void {
     const waiting = this.#waiting
-    this.#dropWaiting()
+    waiting?.timer.cancel()
+    this.#waiting = undefined
     if (!waiting || waiting.connection.state !== 'open-sent') return
     const other = waiting.connection === this.#dialled ? this.#accepted : this.#dialled
-    if (other && other.state !== 'idle') other.dispatch({ kind: 'collision' })
+    if (other && other.state !== 'idle') other.dispatch({ kind: hasLeft(other.unread) ? 'abandon' : 'collision' })
     waiting.connection.agree(waiting.session)
   }
 
+  /** The one that waited is not to go on; what it had received goes its way, and so does whoever stood still with it. */
   #dropWaiting(): void {
-    this.#waiting?.timer.cancel()
+    const waiting = this.#waiting
+    waiting?.timer.cancel()
     this.#waiting = undefined
+    if (!waiting?.other) return
+    waiting.connection.release()
+    waiting.other.release()
   }
 
   // ------------------------------------------------------------------------------------------------------- endings

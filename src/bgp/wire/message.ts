@@ -75,6 +75,19 @@ export class Framer {
     this.#to += chunk.length
   }
 
+  /** Types of the complete messages that `next` has not shown yet; what is damaged ends the list. */
+  upcoming(): number[] {
+    const { bytes } = this
+    const types: number[] = []
+    for (let at = this.#from; this.#to - at >= headerOctets; ) {
+      const length = (bytes[at + 16]! << 8) | bytes[at + 17]!
+      if (length < headerOctets || length > this.#to - at) break
+      types.push(bytes[at + 18]!)
+      at += length
+    }
+    return types
+  }
+
   /** Steps to the next complete message. False: more octets are needed, or `error` says why there will be none. */
   next(): boolean {
     const left = this.#to - this.#from
