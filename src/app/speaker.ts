@@ -413,13 +413,13 @@ function prefixOf(prefix: string | Prefix): Prefix {
 
 /** Those of this host's interfaces that are up. */
 export function hostAddresses(): OwnAddress[] {
-  return Object.values(networkInterfaces())
-    .flatMap(entries => entries ?? [])
-    .flatMap(({ cidr }) => {
+  return Object.entries(networkInterfaces()).flatMap(([link, entries]) =>
+    (entries ?? []).flatMap(({ cidr }) => {
       const [text = '', length] = cidr?.split('/') ?? []
       const ip = Ip.parse(text)
-      return ip && length !== undefined ? [{ ip, length: Number(length) }] : []
-    })
+      return ip && length !== undefined ? [{ ip, length: Number(length), link }] : []
+    }),
+  )
 }
 
 export type { Path, Fib, OwnAddress }

@@ -115,6 +115,11 @@ export interface PeerConfig {
     readonly multiplier: number
     readonly multihop: boolean
   }
+  /**
+   * Codes of optional attributes that are taken from nothing it sends, whatever they hold: what nobody here needs cannot
+   * break anybody behind us. For what arrives from then on.
+   */
+  readonly dropAttributes?: readonly number[]
   readonly importPolicy: Policy
   readonly exportPolicy: Policy
   readonly maxPrefix?: {
@@ -292,6 +297,7 @@ export interface RibPeer {
   readonly enforceFirstAs?: boolean
   /** As in `PeerConfig`. */
   readonly routeServerClient?: boolean
+  readonly dropAttributes?: readonly number[]
   /** eBGP: routes with the peer's AS in the path are not sent to it; default true. */
   readonly senderSideLoop?: boolean
   /** As in `PeerConfig`. */

@@ -73,6 +73,24 @@ test('long-lived graceful restart goes on where graceful restart ends; OPENs as 
   })
 })
 
+test('AS numbers as text, plain or with a dot (RFC 5396)', () => {
+  expect(peer({ as: '64086.59904' }).remoteAs).toBe(4_200_000_000)
+  expect(peer({ as: ['1.0', '65010'] })).toMatchObject({ acceptAs: [65536, 65010] })
+  expect(plan({ as: '4200000001' }).config.localAs).toBe(4_200_000_001)
+  for (const as of ['0.0', '1.65536', '65536.0', '1.2.3', '4294967296', '1.', 1.1]) expect(() => peer({ as })).toThrow()
+})
+
+test('attributes dropped from what a peer sends: optional ones that no route is made of', () => {
+  expect(peer({ dropAttributes: [28, 40] }).dropAttributes).toEqual([28, 40])
+  expect(() => peer({ dropAttributes: [2] })).toThrow('routes are made of it')
+  expect(() => peer({ dropAttributes: [256] })).toThrow('1 to 255')
+})
+
+test('a rule by interface', () => {
+  const rules = [{ interface: 'vlan*', action: 'accept' }]
+  expect(peer({ import: { rules } }).importPolicy.rules[0]).toMatchObject({ match: { interface: 'vlan*' } })
+})
+
 test('a client of a route server: outside, and nothing of what it sends is changed on the way (RFC 7947 §2.2)', () => {
   expect(peer({ routeServerClient: true, role: 'rs' })).toMatchObject({ routeServerClient: true, role: 'rs' })
   const refused = (options: Record<string, unknown>) => () => peer({ routeServerClient: true, ...options })
@@ -147,7 +165,7 @@ const p = (fields: Record<string, unknown>) => ({ as: 65000, peers: [{ address: 
 const refused: readonly (readonly [name: string, settings: unknown, path: string, message: RegExp])[] = [
   ['no AS', {}, 'the settings', /`as` is missing/],
   ['AS 0', { as: 0 }, 'as', /not a number from 1 to 4294967295/],
-  ['AS as text', { as: '65000' }, 'as', /`65000` is not a number/],
+  ['AS as a word', { as: 'AS65000' }, 'as', /`AS65000` is not a number/],
   ['not an object', [], 'the settings', /takes fields/],
   ['identifier of zero', { as: 1, routerId: '0.0.0.0' }, 'routerId', /no identifier/],
   ['identifier of IPv6', { as: 1, routerId: 'fd00::1' }, 'routerId', /no identifier/],

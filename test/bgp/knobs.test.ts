@@ -167,6 +167,30 @@ describe('default origination', () => {
   })
 })
 
+describe('attributes dropped on arrival (section 9.4)', () => {
+  const opaque = 'c06304deadbeef'
+  const med = '80040400000007'
+  const rows: readonly [string, readonly number[], string, readonly string[]][] = [
+    ['an unknown one', [99], opaque, []],
+    ['others pass', [98], opaque, ['attribute 99']],
+    ['a known one', [32], 'c0200c000000010000000200000003', []],
+    ['whatever is wrong with it', [32], 'c02003010203', []],
+    ['twice', [99], opaque + opaque, []],
+  ]
+  test.each(rows)('%s', (_name, dropAttributes, more, want) => {
+    const got = through({ dropAttributes }, {}, { more })
+    expect([got.asPath, got.others]).toEqual([`${us} 65001`, want])
+  })
+
+  test('MED counts no more', () => {
+    const rib = makeRib()
+    rib.addPeer(makePeer(1, 'ebgp', { dropAttributes: [4] }))
+    give(rib, 1, announce({ path: [65001], hop: '192.0.2.7', more: med }, [p]))
+    settle(rib)
+    expect(explain(rib, Prefix.of(p)).paths[0]!.attributes.med).toBeUndefined()
+  })
+})
+
 describe('cost to the next hop (step 9)', () => {
   test('the nearer one; equal costs are used together; a cost outlives the routes that used it', () => {
     const rib = makeRib()

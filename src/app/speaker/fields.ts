@@ -102,7 +102,16 @@ export function integer(min: number, max: number): Read<number> {
       : bad(at, `${last(at)} \`${shown(value)}\` is not a number from ${min} to ${max}`, problems)
 }
 
-export const asNumber: Read<number> = integer(1, 4294967295)
+const plainAs = integer(1, 4294967295)
+
+/** A number, or text as in RFC 5396: `4200000000`, `64086.59904`. YAML reads a bare `1.10` as a fraction: quote it. */
+export const asNumber: Read<number> = (value, at, problems) => {
+  const form = typeof value === 'string' ? /^(?:(\d{1,5})\.)?(\d{1,10})$/.exec(value) : null
+  if (!form) return plainAs(value, at, problems)
+  const [high, low] = [Number(form[1] ?? 0), Number(form[2])]
+  if (high > 65535 || (form[1] !== undefined && low > 65535)) return plainAs(value, at, problems)
+  return plainAs(high * 65536 + low, at, problems)
+}
 
 export const yesNo: Read<boolean> = (value, at, problems) =>
   typeof value === 'boolean' ? value : bad(at, `${last(at)} \`${shown(value)}\` is neither true nor false`, problems)

@@ -16,6 +16,8 @@ import type { BfdSettings, FibSettings, MaxPrefixSettings } from './settings.ts'
 export interface OwnAddress {
   readonly ip: Ip
   readonly length: number
+  /** The interface, where it is known: of addresses that the host says itself. */
+  readonly link?: string
 }
 
 export interface Facts {
@@ -85,11 +87,21 @@ type Shared = Required<
     | 'mostPaths'
     | 'longLivedSeconds'
     | 'delayOpenSeconds'
+    | 'dropAttributes'
     | 'capabilities'
   >
 >
 
 const seconds = read.integer(0, 65535)
+
+/** Neither what every route needs, nor where prefixes and four-octet AS numbers lie. */
+const needed: ReadonlySet<number> = new Set([1, 2, 3, 5, 14, 15, 17, 18])
+
+const droppable: read.Read<number> = (value, at, problems) => {
+  const code = read.integer(1, 255)(value, at, problems)
+  if (code === undefined || !needed.has(code)) return code
+  return read.bad(at, `attribute ${code} cannot be dropped: routes are made of it`, problems)
+}
 
 const sharedRows: read.Rows<Shared> = {
   localAsMode: read.oneOf('replace', 'prepend'),
@@ -121,6 +133,7 @@ const sharedRows: read.Rows<Shared> = {
   longLivedSeconds: read.integer(0, 0xffffff),
   delayOpenSeconds: read.integer(0, 240),
   capabilities: read.oneOf('all', 'fallback', 'none'),
+  dropAttributes: read.list(droppable),
 }
 
 function sharedOf(options: Partial<Options>): Partial<Shared> {
@@ -240,7 +253,7 @@ type RemoteAs = number | readonly number[] | 'internal' | 'external' | 'any'
 const remoteAsWord = read.oneOf('internal', 'external', 'any')
 
 const remoteAs: read.Read<RemoteAs> = (value, at, problems) => {
-  if (typeof value === 'string') return remoteAsWord(value, at, problems)
+  if (typeof value === 'string' && !/^[\d.]+$/.test(value)) return remoteAsWord(value, at, problems)
   if (!Array.isArray(value)) return read.asNumber(value, at, problems)
   if (value.length === 0) return read.bad(at, 'an empty list of AS numbers admits nobody', problems)
   return read.list(read.asNumber)(value, at, problems)

@@ -100,6 +100,7 @@ const ruleRead = record<RuleRead>({
   notPrefixes: list(prefixMatch),
   source: list(oneOf('local', 'ebgp', 'ibgp')),
   peerType: oneOf('ebgp', 'ibgp'),
+  interface: words,
   tags: list(words),
   communities,
   asPathPrefix: list(asNumber),

@@ -136,6 +136,8 @@ export interface PeerOptions {
   readonly requireCapabilities?: readonly CapabilityName[]
   /** Least time between two bursts of UPDATEs; default 0. */
   readonly advertisementSeconds?: number
+  /** Codes of optional attributes that are dropped from what it sends, say 28 or 40: nobody behind us can stumble over them. */
+  readonly dropAttributes?: readonly number[]
   /** Several paths per prefix (RFC 7911). */
   readonly addPath?: boolean
   /** Then at most so many are sent; default 8. */
@@ -213,6 +215,8 @@ export interface RuleSettings {
   readonly notPrefixes?: readonly string[]
   readonly source?: readonly PathSource[]
   readonly peerType?: 'ebgp' | 'ibgp'
+  /** The interface of ours behind which the next hop is; `*` stands for any characters. */
+  readonly interface?: string
   /** Tags of our own routes. */
   readonly tags?: readonly string[]
   /** All of these are there. */

@@ -669,6 +669,7 @@ function contextOf(peer: RibPeer): UpdateContext {
     // A route server is in no path (RFC 7947 §2.2.2).
     firstAs: ebgp && (peer.enforceFirstAs ?? peer.role !== 'rs-client') ? peer.remoteAs : 0,
     maxHops,
+    ...(peer.dropAttributes && { dropped: new Set(peer.dropAttributes) }),
     addPath4: peer.addPathIn.includes(4),
     addPath6: peer.addPathIn.includes(6),
   }

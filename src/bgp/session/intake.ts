@@ -49,13 +49,14 @@ export class Intake {
     const { rib, log, record, stale, updated, endOfRib } = this.#deps
     const receipt = rib.receive(this.#slot, bytes, start, end)
     if (receipt.faults.length > 0) {
-      record.faults(receipt.faults)
+      record.faults(receipt.faults, bytes.subarray(start, end))
       const { why, reaction, attribute } = receipt.faults[0]!
-      if (record.mayLogFault()) log.warn('malformed UPDATE tolerated', { why, reaction, attribute })
+      if (record.mayLogFault(`${reaction} ${attribute} ${why}`))
+        log.warn('malformed UPDATE tolerated', { why, reaction, attribute })
     }
     if (receipt.reset) {
       const { code, subcode, data, why } = receipt.reset
-      record.resetFault()
+      record.faults([{ reaction: 'reset', attribute: 0, why }], bytes.subarray(start, end))
       return new WireError('reset', code, subcode, why, data)
     }
     updated(bytes, start, end, receipt)

@@ -56,6 +56,7 @@ export class Meters {
     this.#updateErrors = metrics.counter('bgp_update_errors_total', 'Malformed UPDATEs by what they cost', [
       'peer',
       'reaction',
+      'attribute',
     ])
     this.#prefixes = metrics.gauge('bgp_peer_prefixes', 'Prefixes by stage', ['peer', 'family', 'stage'])
     this.#limit = metrics.gauge('bgp_peer_prefix_limit', 'Most prefixes wanted from a peer', ['peer', 'family'])
@@ -157,8 +158,10 @@ export class Meters {
       const [dir, code, subcode] = key.split(' ') as [string, string, string]
       this.#grow(peer.key, this.#notifications, { dir, code, subcode }, count)
     }
-    for (const reaction of ['withdraw', 'discard', 'reset'] as const)
-      this.#grow(peer.key, this.#updateErrors, { peer: label, reaction }, peer.updateErrors[reaction])
+    for (const [key, count] of record.errorsBy) {
+      const [reaction, attribute] = key.split(' ') as [string, string]
+      this.#grow(peer.key, this.#updateErrors, { peer: label, reaction, attribute }, count)
+    }
     this.#grow(peer.key, this.#blocked, { peer: label }, peer.blockedSeconds)
   }
 

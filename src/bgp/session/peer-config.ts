@@ -79,6 +79,7 @@ export function ribPeer(slot: number, config: PeerConfig, own: SpeakerConfig, se
     nextHopMode: config.nextHopMode,
     allowOwnAs: config.allowOwnAs,
     ...externalKnobs(config, session),
+    ...(config.dropAttributes && { dropAttributes: config.dropAttributes }),
     ...(config.originateDefault && { originateDefault: true }),
     importPolicy: config.importPolicy,
     exportPolicy: config.exportPolicy,

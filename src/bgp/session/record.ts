@@ -2,12 +2,14 @@
  * What is remembered of one neighbour for people and metrics: state changes, causes, counters, the last NOTIFICATIONs.
  *
  * Holds no reference into the session and decides nothing. Bounds: 32 state changes, 64 octets of each NOTIFICATION's
- * data, one logged fault each 10 s. `bgp-speaker.md` sections 2 and 14.
+ * data, the last 16 malformed UPDATEs with 4,096 octets each, one logged fault each 10 s and reason. `bgp-speaker.md`
+ * sections 2, 5 and 14.
  */
 
 import type { Family } from '../../lib/ip.ts'
 import type { Clock } from '../../lib/ports.ts'
 import type { Notification } from '../wire/notification.ts'
+import { attributeName } from '../wire/attributes.ts'
 import { describeNotification, shutdownText } from '../wire/notification.ts'
 import type { Capabilities, Open } from '../wire/open.ts'
 import type { Cause, CauseCode } from './cause.ts'
@@ -16,6 +18,8 @@ import type { StateName } from './fsm.ts'
 const historyLength = 32
 const dataOctets = 64
 const faultLogMs = 10_000
+const malformedLength = 16
+const malformedOctets = 4096
 /** A session that has been trying for less than this is `connecting`, and no fault. */
 const connectingMs = 10_000
 
@@ -36,6 +40,21 @@ export interface NotificationRecord {
   readonly words: string
   readonly text?: string
   readonly dataHex: string
+}
+
+/** An UPDATE that had to be tolerated, or ended the session (RFC 7606). */
+export interface MalformedRecord {
+  readonly at: number
+  readonly reaction: 'withdraw' | 'discard' | 'reset'
+  readonly attribute: string
+  readonly why: string
+  /** Of the body; what is there of it. */
+  readonly octets: number
+  readonly hex: string
+}
+
+interface Malformed extends Omit<MalformedRecord, 'hex'> {
+  readonly bytes: Uint8Array
 }
 
 /** Causes that a first attempt may well show while the other end is still starting. */
@@ -64,11 +83,15 @@ export class PeerRecord {
   capabilities: Capabilities | undefined
   readonly endsOfRib = new Set<Family>()
 
+  /** Counts by `reaction attribute`. */
+  readonly errorsBy = new Map<string, number>()
+
   readonly #clock: Clock
+  readonly #malformed: Malformed[] = []
+  readonly #logged = new Map<string, number>()
   #cause: Cause | undefined
   #downSinceMs: number | undefined
   #upSinceMs: number | undefined
-  #faultLoggedMs = -faultLogMs
 
   constructor(clock: Clock) {
     this.#clock = clock
@@ -162,21 +185,38 @@ export class PeerRecord {
     this.notifications.set(key, (this.notifications.get(key) ?? 0) + 1)
   }
 
-  faults(faults: readonly { readonly reaction: 'withdraw' | 'discard' }[]): void {
-    for (const fault of faults) {
-      if (fault.reaction === 'withdraw') this.withdrawn++
-      else this.discarded++
+  /** A malformed UPDATE: its faults, the strongest of which is shown, and its body. */
+  faults(faults: readonly Fault[], body: Uint8Array): void {
+    for (const { reaction, attribute } of faults) {
+      if (reaction === 'withdraw') this.withdrawn++
+      else if (reaction === 'discard') this.discarded++
+      else this.resets++
+      const key = `${reaction} ${nameOf(attribute)}`
+      this.errorsBy.set(key, (this.errorsBy.get(key) ?? 0) + 1)
     }
+    const rank = (fault: Fault): number => ['discard', 'withdraw', 'reset'].indexOf(fault.reaction)
+    const worst = faults.toSorted((a, b) => rank(b) - rank(a))[0]!
+    this.#malformed.push({
+      at: this.#clock.wall(),
+      reaction: worst.reaction,
+      attribute: nameOf(worst.attribute),
+      why: worst.why,
+      octets: body.length,
+      bytes: body.slice(0, malformedOctets),
+    })
+    if (this.#malformed.length > malformedLength) this.#malformed.shift()
   }
 
-  resetFault(): void {
-    this.resets++
+  get malformed(): MalformedRecord[] {
+    return this.#malformed.map(({ bytes, ...rest }) => ({ ...rest, hex: hex(bytes) }))
   }
 
-  mayLogFault(): boolean {
+  /** At most one line each 10 s and reason; a peer that thinks up many reasons gets no more lines for it. */
+  mayLogFault(reason: string): boolean {
     const now = this.#clock.now()
-    if (now - this.#faultLoggedMs < faultLogMs) return false
-    this.#faultLoggedMs = now
+    const key = this.#logged.size < 64 || this.#logged.has(reason) ? reason : 'others'
+    if (now - (this.#logged.get(key) ?? -faultLogMs) < faultLogMs) return false
+    this.#logged.set(key, now)
     return true
   }
 
@@ -185,6 +225,22 @@ export class PeerRecord {
   }
 }
 
+interface Fault {
+  readonly reaction: 'withdraw' | 'discard' | 'reset'
+  /** 0: none in particular. */
+  readonly attribute: number
+  readonly why: string
+}
+
+/** One word. */
+function nameOf(attribute: number): string {
+  return attribute === 0 ? 'none' : attributeName(attribute).replace(' ', '-')
+}
+
+const digits = '0123456789abcdef'
+
 function hex(bytes: Uint8Array): string {
-  return Array.from(bytes, byte => byte.toString(16).padStart(2, '0')).join('')
+  let text = ''
+  for (const byte of bytes) text += digits[byte >> 4]! + digits[byte & 15]!
+  return text
 }

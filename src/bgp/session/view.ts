@@ -11,7 +11,7 @@ import type { PeerOrigin, PrefixCounts, RibPort } from '../types.ts'
 import type { Cause } from './cause.ts'
 import type { StateName } from './fsm.ts'
 import type { Peer } from './peer.ts'
-import type { HistoryEntry, NotificationRecord } from './record.ts'
+import type { HistoryEntry, MalformedRecord, NotificationRecord } from './record.ts'
 
 /** RFC spelling, as operators read it. */
 export type StateWord = 'Idle' | 'Connect' | 'Active' | 'OpenSent' | 'OpenConfirm' | 'Established'
@@ -101,6 +101,8 @@ export interface PeerSnapshot {
   readonly queueBytes: number
   readonly blockedSeconds: number
   readonly updateErrors: { readonly withdraw: number; readonly discard: number; readonly reset: number }
+  /** The last UPDATEs that had such errors, the latest last; absent: none. */
+  readonly malformed?: readonly MalformedRecord[]
   readonly lastSent?: NotificationRecord
   readonly lastReceived?: NotificationRecord
   readonly history: readonly HistoryEntry[]
@@ -147,6 +149,7 @@ export function viewPeer(peer: Peer, lingering: boolean, clock: Clock, rib: RibP
     queueBytes: connection.conn?.queued() ?? 0,
     blockedSeconds: (record.blockedMs + (peer.established ? connection.blockedMs : 0)) / 1000,
     updateErrors: { withdraw: record.withdrawn, discard: record.discarded, reset: record.resets },
+    ...(record.errorsBy.size > 0 && { malformed: record.malformed }),
     ...(record.lastSent && { lastSent: record.lastSent }),
     ...(record.lastReceived && { lastReceived: record.lastReceived }),
     history: record.history,

@@ -62,6 +62,8 @@ export interface ReadContext {
   /** The peer's AS, which must come first in the path; 0: not enforced. */
   readonly firstAs: number
   readonly maxHops: number
+  /** Codes of attributes that are as if never sent, whatever they hold; absent: none. */
+  readonly dropped?: ReadonlySet<number>
 }
 
 export interface Fault {
@@ -274,6 +276,7 @@ export class AttributeReader {
   #attribute(at: number, flags: number, number: number, start: number, end: number): void {
     if (this.#seen[number] === this.#stamp) return this.#twice(number)
     const on = this.#on
+    if (on.dropped?.has(number)) return
     const known = rowOf[number]
     this.#seen[number] = this.#stamp
     this.#starts[number] = start
