@@ -192,7 +192,7 @@ export class FaultWorld {
   /** A program that goes on until it is ended. */
   background(argv: readonly string[]): ChildProcess {
     return spawn('ip', ['netns', 'exec', `${this.#tag}-h`, ...argv], {
-      stdio: ['ignore', 'pipe', 'ignore'],
+      stdio: ['pipe', 'pipe', 'ignore'],
       env: { ...process.env, XTABLES_LOCKFILE: this.lockFile },
     })
   }

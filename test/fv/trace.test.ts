@@ -311,6 +311,83 @@ describe('done behind our back, seen before the repair', () => {
       one => one.code === 0 && one.drift.length === 0,
     )
   })
+
+  const policyChain = async (): Promise<string> => {
+    const { stdout } = await lab.exec('node-b', [
+      'bash',
+      '-c',
+      'iptables -S | grep -o "cali-pi-[^ ]*np/shop/db" | head -1',
+    ])
+    return stdout.trim()
+  }
+  const nodeB = (seen: TraceDocument) => seen.parts.find(part => part.node === 'node-b')!
+
+  test('the policy’s chain is emptied', async () => {
+    const chain = await policyChain()
+    const seen = await unseen(['iptables', '-F', chain], undefined)
+    expect(seen.verdict).toBe('allowed')
+    expect(nodeB(seen).kernel!.verdict).toBe('denied')
+    expect(seen.drift).toContainEqual({ node: 'node-b', text: `chain ${chain} lost all its rules`, code: 'P04' })
+    await repaired()
+  })
+
+  test('a member is taken out of a set: no event tells, it is seen until the refresh', async () => {
+    const [web] = lab.addresses('web')
+    const { stdout } = await lab.exec('node-b', ['bash', '-c', `ipset save | grep -E 'add cali40s:\\S+ ${web}$'`])
+    const sets = stdout
+      .trim()
+      .split('\n')
+      .map(line => line.split(' ')[1]!)
+    expect(sets.length).toBeGreaterThan(0)
+    for (const set of sets) await lab.exec('node-b', ['ipset', 'del', set, web!])
+    const seen = await trace('shop/web', 'shop/db:5432/tcp')
+    expect(nodeB(seen).kernel!.verdict).toBe('denied')
+    expect(seen.code).toBe(3)
+    expect(seen.drift).toContainEqual({
+      node: 'node-b',
+      text: expect.stringMatching(new RegExp(`^set cali40s:\\S+ lacks ${web}$`)) as string,
+      code: 'P04',
+    })
+    expect(await connects('web', lab.addresses('db')[0]!, 5432)).toBe(false)
+    for (const set of sets) await lab.exec('node-b', ['ipset', 'add', set, web!, '-exist'])
+    await repaired()
+  })
+
+  for (const family of [4, 6] as const)
+    test(`the route of the pod is deleted, IPv${family}`, async () => {
+      const db = lab.addresses('db')[family === 4 ? 0 : 1]!
+      const web = lab.addresses('web')[family === 4 ? 0 : 1]!
+      const socket = `${lab.settings('node-b')['MANX_RUN_DIR']!}/manxd.sock`
+      // The agent hears of it at once and has it back after 200 ms at the latest: whoever asks must be quick.
+      const script = `
+        for i in $(seq 40); do
+          ip -${family} route del ${db}
+          seen=$(curl -s --unix-socket ${socket} 'http://x/api/v1/trace?from=${web}&to=${db}&port=5432&proto=tcp')
+          case $seen in *'${db}/${family === 4 ? 32 : 128} is missing'*) break;; esac
+          sleep 0.05
+        done
+        printf '%s' "$seen"`
+      const { stdout } = await lab.exec('node-b', ['bash', '-c', script])
+      const seen = JSON.parse(stdout) as TraceDocument
+      expect(seen.drift).toContainEqual({
+        node: 'node-b',
+        text: `route ${db}/${family === 4 ? 32 : 128} is missing`,
+        code: 'R02',
+      })
+      // What remains is the block's black hole.
+      expect(seen.verdict).toBe('denied')
+      expect(seen.by).toMatch(/^no route to .* on node-b: blackhole/)
+      await repaired()
+    })
+
+  async function repaired(): Promise<void> {
+    await until(
+      'put right',
+      () => trace('shop/web', 'shop/db:5432/tcp'),
+      one => one.code === 0 && one.drift.length === 0,
+    )
+    for (const ip of lab.addresses('db')) expect(await connects('web', ip, 5432)).toBe(true)
+  }
 })
 
 test('without the other agent its part is from the model, and it is said', async () => {
