@@ -2,6 +2,7 @@
 
 import { describe, expect, test } from 'vitest'
 import type { Rib } from '../../src/bgp/rib/table.ts'
+import { pageOf } from '../../src/bgp/rib/pages.ts'
 import { advertisedTo, explain } from '../../src/bgp/rib/views.ts'
 import { type Policy, rejectAll, type RibPeer, type RouteFilter } from '../../src/bgp/types.ts'
 import { Prefix } from '../../src/lib/ip.ts'
@@ -135,6 +136,8 @@ describe('no path is hidden behind a better one (RFC 7947 §2.3)', () => {
     expect([2, 3, 4].map(slot => heard(rib, slot))).toEqual([both('+65001', '+65001'), both('+65001'), both()])
     const told = explain(rib, Prefix.of(prefixes[6])).peers[3]
     expect(told).toMatchObject({ advertised: true, attributes: { asPath: '65002 9' } })
+    expect(told).toMatchObject({ instead: 'export policy (not by 65001)' })
+    expect(explain(rib, Prefix.of(prefixes[6])).peers[1]).not.toHaveProperty('instead')
     for (const family of families) give(rib, 2, withdraw([prefixes[family]]))
     settle(rib)
     expect([3, 4].map(slot => heard(rib, slot))).toEqual([both(), both('+65003 9 9')])
@@ -151,6 +154,10 @@ describe('no path is hidden behind a better one (RFC 7947 §2.3)', () => {
     say(rib, 1)
     expect([1, 2, 3].map(slot => heard(rib, slot))).toEqual([both(), both('+65001'), both('+65001')])
     expect(rib.counts(1, 4).advertised).toBe(1)
+    const walk = pageOf(rib, { of: 'advertised', slot: 1, family: 6, limit: 10 })
+    let step = walk.next()
+    while (!step.done) step = walk.next()
+    expect(step.value.items).toMatchObject([{ prefix: { key: prefixes[6] }, attributes: { asPath: '65002 9' } }])
     for (const family of families) give(rib, 1, withdraw([prefixes[family]]))
     settle(rib)
     // The first one has had it all along.

@@ -146,13 +146,14 @@ function sentLines(peers: readonly Sent[]): string[] {
   })
 }
 
-function sentText({ advertised, attributes, why, rule, pathIds, self }: Sent): string {
+function sentText({ advertised, attributes, why, rule, instead, pathIds, self }: Sent): string {
   if (!advertised || !attributes) return notSentText(why, rule)
   const communities = [...attributes.communities, ...attributes.largeCommunities]
   return [
     ...(attributes.nextHop === undefined ? [] : [`next hop ${attributes.nextHop}${self ? ' (self)' : ''}`]),
     attributes.asPath === '' ? 'empty AS path' : `AS path ${attributes.asPath}`,
     communities.length > 0 ? `communities ${communities.join(' ')}` : 'no communities',
+    ...(instead === undefined ? [] : [`the best path is not for it: ${instead}`]),
     ...(pathIds && pathIds.length > 1 ? [counted(pathIds.length, 'path')] : []),
   ].join(', ')
 }

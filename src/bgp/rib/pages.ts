@@ -167,7 +167,7 @@ function routesTo(rib: Rib, table: FamilyTable, state: PeerState): Subject | und
       sentOf(place, net).map(route => ({
         prefix: table.nets.prefixOf(net),
         ...(entries && { pathId: entries.id[route]! }),
-        attributes: viewAttributes(rib.sets, place.group.outSet[route]! - 1),
+        attributes: viewAttributes(rib.sets, place.group.told(place.member, route) - 1),
       })),
   }
 }
@@ -179,11 +179,8 @@ function sentOf(
   { group, member }: { readonly group: UpdateGroup; readonly member: Member },
   net: number,
 ): readonly number[] {
-  const { entries, outSet, outSource } = group
-  const has = (route: number) =>
-    route < outSet.length &&
-    outSet[route] !== 0 &&
-    group.whyKept(member, outSet[route]! - 1, outSource[route]!) === undefined
+  const { entries } = group
+  const has = (route: number) => group.told(member, route) !== 0
   if (!entries) return has(net) ? [net] : nothing
   const sent: number[] = []
   for (let entry = entries.first(net); entry >= 0; entry = entries.next[entry]!) if (has(entry)) sent.push(entry)

@@ -67,6 +67,8 @@ export interface Advertisement {
   readonly attributes?: AttributesView
   readonly why?: string
   readonly rule?: string
+  /** To a client of a route server: why this path and not the best one (RFC 7947 §2.3). */
+  readonly instead?: string
   /** Identifiers of the paths sent, where several may be; `attributes` are those of the best one. */
   readonly pathIds?: readonly number[]
 }
@@ -242,18 +244,34 @@ function viewAdvertisement(table: FamilyTable, state: PeerState, net: number, be
   if (best < 0) return no('there is no route')
   const several = group.entries && viewSeveral(table, place, net)
   if (several) return { peer, advertised: true, ...several }
+  const verdict = judgeBest(table, place, best, net)
   const told = group.alternates ? group.told(member, net) : 0
-  if (told !== 0) return { peer, advertised: true, attributes: viewAttributes(table.sets, told - 1) }
+  if (told === 0 || verdict.why === undefined)
+    return verdict.why === undefined
+      ? { peer, advertised: true, attributes: verdict.attributes! }
+      : no(verdict.why, verdict.rule)
+  const instead = verdict.rule === undefined ? verdict.why : `${verdict.why} (${verdict.rule})`
+  return { peer, advertised: true, attributes: viewAttributes(table.sets, told - 1), instead }
+}
+
+/** The best path as it would be sent to this member, or why it is not. */
+function judgeBest(
+  table: FamilyTable,
+  { group, member }: { readonly group: UpdateGroup; readonly member: Member },
+  best: number,
+  net: number,
+): { readonly attributes?: AttributesView; readonly why?: string; readonly rule?: string } {
   const source = table.paths.source[best]!
-  if (source === local || source !== state.source) {
-    const set = group.exporter.compute(table.paths.used[best]!, table.originOf(source), table.nets, net)
-    if (set < 0) return no(withheldReasons[set]!, set === withheld.policy ? group.exporter.refusedBy : undefined)
-    const why = group.whyKept(member, set, source)
-    const attributes = viewAttributes(table.sets, set)
-    table.sets.settle(set)
-    return why === undefined ? { peer, advertised: true, attributes } : no(why)
+  if (source !== local && source === member.source) return { why: 'it came from there' }
+  const set = group.exporter.compute(table.paths.used[best]!, table.originOf(source), table.nets, net)
+  if (set < 0) {
+    const rule = set === withheld.policy ? group.exporter.refusedBy : undefined
+    return { why: withheldReasons[set]!, ...(rule !== undefined && { rule }) }
   }
-  return no('it came from there')
+  const why = group.whyKept(member, set, source)
+  const attributes = viewAttributes(table.sets, set)
+  table.sets.settle(set)
+  return why === undefined ? { attributes } : { why }
 }
 
 /** What a peer that takes several paths per prefix is sent; undefined: nothing, for the reasons the best one has. */
