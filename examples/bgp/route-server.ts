@@ -53,6 +53,8 @@ const speaker = createSpeaker(
       members: {
         routeServerClient: true,
         role: 'rs',
+        // RFC 7948 §4.8: nobody draws traffic to a router that is no member.
+        acceptNextHops: 'link',
         families: ['ipv4', 'ipv6'],
         import: sane,
         maxPrefix: Number(values['max-prefix']),

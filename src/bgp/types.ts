@@ -96,6 +96,8 @@ export interface PeerConfig {
    * and per prefix the first path in the order of the decision that its export policy lets pass.
    */
   readonly routeServerClient?: boolean
+  /** eBGP: `link`: next hops must be the peer or on a link that we share with it (RFC 4271 §6.3); default `any`. */
+  readonly acceptNextHops?: 'any' | 'link'
   /** eBGP: ours instead of the peer's AS in paths we send it, for sites that share a number. */
   readonly asOverride?: boolean
   /** eBGP: private AS numbers are taken out of paths we send (RFC 6996). */
@@ -297,6 +299,7 @@ export interface RibPeer {
   readonly enforceFirstAs?: boolean
   /** As in `PeerConfig`. */
   readonly routeServerClient?: boolean
+  readonly acceptNextHops?: 'any' | 'link'
   readonly dropAttributes?: readonly number[]
   /** eBGP: routes with the peer's AS in the path are not sent to it; default true. */
   readonly senderSideLoop?: boolean

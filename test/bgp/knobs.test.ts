@@ -167,6 +167,39 @@ describe('default origination', () => {
   })
 })
 
+describe('next hops on the link (RFC 4271 §6.3)', () => {
+  const link = { acceptNextHops: 'link', sharedSubnets: [Prefix.of('10.0.0.0/24'), Prefix.of('fd00::/64')] } as const
+  const rows: readonly [string, Partial<RibPeer>, Partial<Announced>, string, boolean][] = [
+    ['a third party on it', link, { hop: '10.0.0.99' }, p, true],
+    ['beyond it', link, { hop: '192.0.2.7' }, p, false],
+    ['beyond it, any may be', {}, { hop: '192.0.2.7' }, p, true],
+    ['the peer itself, far away', { acceptNextHops: 'link' }, { hop: '10.0.0.11' }, p, true],
+    ['IPv6: a third party on it', link, { hop6: 'fd00::99' }, 'fd01::/64', true],
+    ['IPv6: beyond it', link, { hop6: 'fd07::99' }, 'fd01::/64', false],
+    ['IPv6: link-local', link, { hop6: 'fe80::99' }, 'fd01::/64', true],
+  ]
+  test.each(rows)('%s', (_name, more, what, prefix, accepted) => {
+    const rib = makeRib()
+    rib.addPeer(makePeer(1, 'ebgp', more))
+    give(rib, 1, announce({ path: [65001], hop: '10.0.0.11', ...what }, [prefix]))
+    settle(rib)
+    const [path] = explain(rib, Prefix.of(prefix)).paths
+    expect(path!.why).toBe(accepted ? undefined : 'next hop is not on the link')
+  })
+
+  test('another link: judged again', () => {
+    const rib = makeRib()
+    rib.addPeer(makePeer(1, 'ebgp', link))
+    give(rib, 1, announce({ path: [65001], hop: '192.0.2.7' }, [p]))
+    rib.changePeer(makePeer(1, 'ebgp', { ...link, sharedSubnets: [Prefix.of('192.0.2.0/24')] }))
+    settle(rib)
+    expect(rib.counts(1, 4).accepted).toBe(1)
+    rib.changePeer(makePeer(1, 'ebgp', link))
+    settle(rib)
+    expect(rib.counts(1, 4).accepted).toBe(0)
+  })
+})
+
 describe('attributes dropped on arrival (section 9.4)', () => {
   const opaque = 'c06304deadbeef'
   const med = '80040400000007'

@@ -78,6 +78,7 @@ type Shared = Required<
     | 'advertisementSeconds'
     | 'enforceFirstAs'
     | 'routeServerClient'
+    | 'acceptNextHops'
     | 'asOverride'
     | 'removePrivateAs'
     | 'originateDefault'
@@ -111,6 +112,7 @@ const sharedRows: read.Rows<Shared> = {
   advertisementSeconds: seconds,
   enforceFirstAs: read.yesNo,
   routeServerClient: read.yesNo,
+  acceptNextHops: read.oneOf('any', 'link'),
   asOverride: read.yesNo,
   removePrivateAs: read.yesNo,
   originateDefault: read.yesNo,
@@ -141,7 +143,14 @@ function sharedOf(options: Partial<Options>): Partial<Shared> {
 }
 
 /** What only matters between ASes (RFC 9234, RFC 6996). */
-const externalOnly = ['asOverride', 'removePrivateAs', 'role', 'enforceFirstAs', 'routeServerClient'] as const
+const externalOnly = [
+  'asOverride',
+  'removePrivateAs',
+  'role',
+  'enforceFirstAs',
+  'routeServerClient',
+  'acceptNextHops',
+] as const
 
 /** What changes that a route server leaves alone (RFC 7947 §2.2). */
 const notByServers = ['asOverride', 'removePrivateAs', 'localAsMode'] as const

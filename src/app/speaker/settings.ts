@@ -117,6 +117,8 @@ export interface PeerOptions {
   readonly allowOwnAs?: number
   /** The AS path must begin with the peer's AS; default true, but false as `rs-client`. eBGP only. */
   readonly enforceFirstAs?: boolean
+  /** `link`: what it names as next hop must be itself or on a subnet that we share with it; default `any`. eBGP only. */
+  readonly acceptNextHops?: 'any' | 'link'
   /**
    * We are a route server and it is a client (RFC 7947): path, next hop, MED and communities pass as they came, and what
    * `export` refuses gives way to the next best path. eBGP only.

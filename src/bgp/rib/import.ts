@@ -5,7 +5,7 @@
  * announce, look at the net. A refused path is kept with the reason, so that a change of policy needs no refresh and
  * views can say why.
  *
- * RFC 4271 §9.1.2 (own AS), §5.1.3 (own next hop); RFC 4456 §8 (both loops on every iBGP import); RFC 8326 §4 (a route
+ * RFC 4271 §9.1.2 (own AS), §5.1.3 (own next hop), §6.3 (next hops on the link); RFC 4456 §8 (both loops on every iBGP import); RFC 8326 §4 (a route
  * that announces its shutdown gets LOCAL_PREF 0); RFC 9234 §5; RFC 1122 §3.2.1.3, RFC 4291 §2 for prefixes that are not routable.
  */
 
@@ -128,6 +128,13 @@ export class Importer {
     return asPath.u32(bytes, valueAt(bytes, at)) !== remoteAs
   }
 
+  /** RFC 4271 §6.3 (ii): the next hop of a peer one hop away is the peer, or on a subnet that we share with it. */
+  #isNear(hop: number): boolean {
+    const { address, sharedSubnets } = this.peer
+    const ip = this.#sets.hops.ipOf(hop)
+    return ip.equals(address) || ip.isLinkLocal() || sharedSubnets.some(subnet => subnet.contains(ip))
+  }
+
   #loop(identity: Identity, set: number): number {
     const { peer } = this
     const sets = this.#sets
@@ -144,6 +151,7 @@ export class Importer {
     }
     const hop = sets.hop[set]!
     if (hop >= 0 && sets.hops.own[hop]) return refusal.ownNextHop
+    if (hop >= 0 && peer.acceptNextHops === 'link' && !this.#isNear(hop)) return refusal.farNextHop
     if (peer.kind === 'ebgp') return this.#leaks(set) ? refusal.leak : refusal.none
     if (sets.marks[set]! & mark.originator && sets.originator[set] === identity.routerId) return refusal.originator
     if (sets.clusterLength[set] === 0) return refusal.none

@@ -29,6 +29,7 @@ export const refusal = {
   ownNextHop: 5,
   martian: 6,
   leak: 7,
+  farNextHop: 8,
 } as const
 
 export const refusals: readonly string[] = [
@@ -40,6 +41,7 @@ export const refusals: readonly string[] = [
   'next hop is ours',
   'not a routable prefix',
   'route leak (OTC)',
+  'next hop is not on the link',
 ]
 
 /** What a walk over the paths still has to do for a source. */

@@ -208,6 +208,8 @@ export class Rib implements RibPort {
       before.localAs === peer.localAs &&
       before.localAsMode === peer.localAsMode &&
       before.role === peer.role &&
+      before.acceptNextHops === peer.acceptNextHops &&
+      (peer.acceptNextHops !== 'link' || JSON.stringify(before.sharedSubnets) === JSON.stringify(peer.sharedSubnets)) &&
       before.remoteAs === peer.remoteAs &&
       before.kind === peer.kind
     if (!same) {

@@ -89,7 +89,7 @@ export function ribPeer(slot: number, config: PeerConfig, own: SpeakerConfig, se
 /** What only matters between ASes. */
 function externalKnobs(config: PeerConfig, session: Session): Partial<RibPeer> {
   if (session.kind !== 'ebgp') return {}
-  const { enforceFirstAs, localAsMode, asOverride, removePrivateAs, role, routeServerClient } = config
+  const { enforceFirstAs, localAsMode, asOverride, removePrivateAs, role, routeServerClient, acceptNextHops } = config
   return {
     ...(enforceFirstAs !== undefined && { enforceFirstAs }),
     ...(localAsMode && { localAsMode }),
@@ -98,6 +98,7 @@ function externalKnobs(config: PeerConfig, session: Session): Partial<RibPeer> {
     ...(removePrivateAs && { removePrivateAs }),
     ...(role && { role }),
     ...(routeServerClient && { routeServerClient }),
+    ...(acceptNextHops && { acceptNextHops }),
   }
 }
 
