@@ -347,10 +347,19 @@ describe('host endpoints', () => {
   const labels = { host: 'a' }
   const endpoint = (spec: object): Update => resource('HostEndpoint', 'h', { node: 'node-a', ...spec }, { labels })
   const eth0 = endpoint({ interfaceName: 'eth0' })
+  const local = [Ip.of('10.0.0.1')]
+  const tunnelled = [
+    pool('v4', '10.48.0.0/16', { vxlanMode: 'Always' }),
+    node('node-a', '10.0.0.1/24', undefined, { ipv4VXLANTunnelAddr: '10.48.0.0' }),
+    node('node-b', '10.0.0.2/24', undefined, { ipv4VXLANTunnelAddr: '10.48.9.0' }),
+  ]
   const onHosts = (spec: object): Update => global('g', { selector: 'has(host)', ...spec })
   const allow80 = [{ action: 'Allow', protocol: 'TCP', destination: { ports: [80] } }]
   const toHost = (port: number, more: Partial<Packet> = {}): Packet =>
     packet('10.0.0.9', '10.0.0.1', { destinationPort: port, ...more })
+  const vxlanTo = (destination: string, more: Partial<Packet> = {}): Packet =>
+    packet('10.0.0.1', destination, { protocol: 'udp', destinationPort: 4789, outLink: 'eth0', local, ...more })
+  const vxlanFrom = (source: string): Packet => ({ ...vxlanTo('10.0.0.1'), source: Ip.of(source) })
   const cases: {
     name: string
     objects: readonly Update[]
@@ -499,6 +508,25 @@ describe('host endpoints', () => {
         [toHost(5), 'drop'],
         [toHost(80), 'accept'],
         [toHost(22), 'accept'],
+      ],
+    },
+    {
+      name: 'tunnel packets of the cluster go out past every policy, those to others do not',
+      objects: [...tunnelled, endpoint({ interfaceName: '*' })],
+      hooks: output,
+      packets: [
+        [vxlanTo('10.0.0.2'), 'accept'],
+        [vxlanTo('10.0.0.9'), 'drop'],
+        [vxlanTo('10.0.0.2', { destinationPort: 4790 }), 'drop'],
+      ],
+    },
+    {
+      name: 'tunnel packets come in from hosts of the cluster only',
+      objects: [...tunnelled, endpoint({ interfaceName: '*' }), onHosts({ types: ['Ingress'], ingress: allow })],
+      hooks: input,
+      packets: [
+        [vxlanFrom('10.0.0.2'), 'accept'],
+        [vxlanFrom('10.0.0.9'), 'drop'],
       ],
     },
     {

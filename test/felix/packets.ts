@@ -21,6 +21,8 @@ export interface Packet {
   /** Where it came in and where it will leave; only rules that ask need them. */
   readonly inLink?: string
   readonly outLink?: string
+  /** Addresses of the host itself; only rules about types of addresses need them. */
+  readonly local?: readonly Ip[]
 }
 
 export interface Outcome {
@@ -148,6 +150,14 @@ function conditionOf(word: string, next: () => string, rule: Rule): Condition {
     case '--ctstate':
       // Every packet here is the first of its connection, and nobody's address is rewritten.
       return () => value.split(',').includes('NEW')
+    case '--src-type':
+    case '--dst-type': {
+      if (value !== 'LOCAL') throw new Error(`the test filter knows no address of type ${value}`)
+      return ({ source, destination, local }) => {
+        if (!local) throw new Error(`a rule asks whether an address is the host's own: \`${rule.match}\``)
+        return local.some(ip => ip.equals(word === '--src-type' ? source : destination))
+      }
+    }
     case '--match-set': {
       const way = next()
       return (packet, _mark, sets) => inSet(sets.get(value) ?? [], way, packet)
@@ -160,6 +170,7 @@ function conditionOf(word: string, next: () => string, rule: Rule): Condition {
 const protocolNumbers: Readonly<Record<string, number>> = {
   icmp: 1,
   ipip: 4,
+  ipencap: 4,
   tcp: 6,
   udp: 17,
   'ipv6-icmp': 58,
