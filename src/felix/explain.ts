@@ -171,13 +171,13 @@ interface Ask {
 function stationsOf(model: PolicyModel, { family, destination }: Flow, { path, inLink, outLink }: Passage): Ask[] {
   const fromPod = path !== 'output' && isPodLink(model, inLink)
   const toPod = path === 'forward' && isPodLink(model, outLink)
-  const hostIn = path !== 'output' && !fromPod ? hostOf(model, inLink) : undefined
-  const hostOut = path !== 'input' && !isPodLink(model, outLink) ? hostOf(model, outLink) : undefined
+  const hostIn = path === 'output' ? undefined : hostOf(model, inLink)
+  const hostOut = path === 'input' ? undefined : hostOf(model, outLink)
   const host = (direction: Ask['direction'], stage: Stage): Ask[] => {
     const one = direction === 'ingress' ? hostIn : hostOut
     return one ? [{ direction, stage, ...one }] : []
   }
-  const asks: Ask[] = [...host('ingress', 'untracked'), ...host('ingress', 'pre-dnat')]
+  const asks: Ask[] = [...(fromPod ? [] : host('ingress', 'untracked')), ...host('ingress', 'pre-dnat')]
   if (path === 'forward') asks.push(...host('ingress', 'forwarded'))
   if (path === 'input' && !fromPod) asks.push(...host('ingress', 'host'))
   if (fromPod) asks.push(podAsk(model, 'egress', inLink!))
@@ -200,7 +200,8 @@ function stationsOf(model: PolicyModel, { family, destination }: Flow, { path, i
       link: outLink,
       bound: undefined,
     })
-  if (path === 'output') asks.push(...host('egress', 'untracked'), ...host('egress', 'host'))
+  if (path === 'output' && !isPodLink(model, outLink))
+    asks.push(...host('egress', 'untracked'), ...host('egress', 'host'))
   return asks
 }
 

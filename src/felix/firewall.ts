@@ -465,10 +465,9 @@ class ChainOwner {
   replace(group: string, chains: readonly Chain[]): void {
     const before = this.#groups.get(group) ?? []
     const names = new Set(chains.map(({ name }) => name))
-    for (const chain of chains) {
-      this.table.want(renderChain(chain))
-      if (!before.includes(chain.name)) this.#count(chain.name, 1)
-    }
+    for (const chain of chains) this.table.want(renderChain(chain))
+    // Two endpoints of one owner may share a chain: it is held once.
+    for (const name of names) if (!before.includes(name)) this.#count(name, 1)
     for (const name of before) if (!names.has(name)) this.#count(name, -1)
     if (chains.length > 0) this.#groups.set(group, [...names])
     else this.#groups.delete(group)

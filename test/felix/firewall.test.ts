@@ -583,6 +583,29 @@ describe('host endpoints', () => {
       await felix.stop()
     })
 
+  test('two interfaces that share policies: nothing is left when these go', async () => {
+    const two = ['eth0', 'eth1'].map(interfaceName =>
+      resource('HostEndpoint', interfaceName, { node: 'node-a', interfaceName }, { labels }),
+    )
+    const shared = ['g1', 'g2'].map(name =>
+      global(name, { selector: 'has(host)', types: ['Ingress'], ingress: allow80 }),
+    )
+    const host = new Host()
+    const felix = host.felix([...two, ...shared])
+    await host.clock.advance(1_000)
+    const gone = (update: Update): Update => ({ ...update, value: undefined }) as Update
+    felix.apply(shared.map(gone))
+    await host.clock.advance(10_000)
+    equal(felix.snapshot().phase, 'in step', host.log.lines.join('; '))
+    const saving = host.kernel.saveTable(4, 'filter')
+    await host.clock.advance(2)
+    deepEqual(
+      [...readTable(await saving).chains.keys()].filter(name => /^cali-(gi|pi)-/.test(name)),
+      [],
+    )
+    await felix.stop()
+  })
+
   test('what is forwarded between other interfaces still meets the host’s own rules', async () => {
     const host = new Host()
     host.kernel.editTable(4, '*filter\n-A FORWARD -o eth1 -j DROP\nCOMMIT\n')

@@ -131,6 +131,11 @@ export const listenerPort = 7
 
 export const protocols = { icmp: 1, tcp: 6, udp: 17, icmp6: 58, sctp: 132 } as const
 
+/** Whether its sender hears of its arrival by an answer; of all others the receiver tells. */
+export function isAnswered({ protocol }: Probe): boolean {
+  return protocol === protocols.tcp || protocol === protocols.udp
+}
+
 export function describeProbe({ from, to, family, protocol, sourcePort, port, type, code }: Probe): string {
   const name = Object.entries(protocols).find(([, number]) => number === protocol)?.[0] ?? `protocol ${protocol}`
   const what =

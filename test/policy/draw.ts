@@ -20,6 +20,7 @@ export const labelValues: Stock = {
   'example.org/env': ['prod', 'dev'],
 }
 export const namespaceLabels: Stock = { team: ['a', 'b'], 'zone.x/y': ['near', 'far'] }
+export const hostLabels: Stock = { host: ['edge', 'core'], app: ['web'] }
 export const accountLabels: Stock = { role: ['ci', 'ops'] }
 export const portNames = ['http', 'dns', 'assoc', 'alt.1_x']
 /** The last one has no endpoints, unless somebody gives it some. */

@@ -14,11 +14,12 @@ import {
   type WorkloadEndpoint,
 } from '../../src/model/index.ts'
 import type { SimRandom } from '../sim/clock.ts'
-import { faultsOf, podOn, stations, type Document, type PolicySet, type Probe } from './cluster.ts'
+import { faultsOf, hosts, podOn, segment, stations, type Document, type PolicySet, type Probe } from './cluster.ts'
 import {
   accountLabels,
   accounts,
   directions,
+  hostLabels,
   kubernetes,
   labelValues,
   namespaceLabels,
@@ -111,6 +112,7 @@ class Generator extends KubernetesDraw {
       ...(r.chance(0.3) ? times(1 + r.below(3), () => this.adminPolicy()) : []),
       ...(r.chance(0.2) ? [this.baselinePolicy()] : []),
       ...(r.chance(0.2) ? times(1 + r.below(2), () => this.clusterPolicy()) : []),
+      ...(r.chance(0.3) ? [...this.#hosts(), ...times(1 + r.below(3), () => this.#hostPolicy(r.pick(all)))] : []),
     ]
   }
 
@@ -211,6 +213,70 @@ class Generator extends KubernetesDraw {
       metadata: namespace === '' ? metadata : { ...metadata, namespace },
       spec: { ...spec, ...staged, ...(namespace === '' ? global : {}) },
     } as Document
+  }
+
+  /** Hosts under policy by name, by address or with all their interfaces; one that is only somebody to name. */
+  #hosts(): Document[] {
+    const r = this.random
+    const about = [{ interfaceName: 'eth0' }, { interfaceName: '*' }, { interfaceName: 'eth7' }]
+    const local = hosts.flatMap(node =>
+      some(r, [1, 2], 0.5).map((): Document => {
+        const byAddress = { expectedIPs: [segment[node][r.pick([4, 6] as const)].key] }
+        return {
+          kind: 'HostEndpoint',
+          apiVersion,
+          metadata: { name: this.name('h'), labels: { host: 'edge', ...this.labels(hostLabels, 0.6) } },
+          spec: {
+            node,
+            ...r.pick([...about, ...about.slice(0, 2), byAddress]),
+            ...(r.chance(0.3) ? { profiles: ['net'] } : {}),
+          },
+        }
+      }),
+    )
+    const other: Document = {
+      kind: 'HostEndpoint',
+      apiVersion,
+      metadata: { name: this.name('h'), labels: this.labels(labelValues, 0.7) },
+      spec: {
+        node: 'host-3',
+        expectedIPs: [segment.outside[4].key, segment.outside[6].key],
+        ports: some(r, portNames, 0.5).map(name => ({
+          name,
+          protocol: r.pick(['TCP', 'UDP']),
+          port: r.pick(portNumbers),
+        })),
+      },
+    }
+    return r.chance(0.5) ? [...local, other] : local
+  }
+
+  /** What hosts ask of packets that they forward, of all that come in, of those that they do not track. */
+  #hostPolicy(tier: string): Document {
+    const r = this.random
+    const sort = r.pick(['forward', 'forward', 'preDNAT', 'doNotTrack'] as const)
+    const rules = (direction: Direction): PolicyRule[] => {
+      const drawn = this.#rules('', 4, direction)
+      // Answers to what is allowed untracked are nobody's established connection: TCP needs a rule of its own for them.
+      return sort === 'doNotTrack'
+        ? drawn.map(rule => (rule.action === 'Allow' ? { ...rule, action: 'Pass' } : rule))
+        : drawn
+    }
+    const egress = sort === 'preDNAT' || r.chance(0.4) ? {} : { egress: rules('egress') }
+    return {
+      kind: 'GlobalNetworkPolicy',
+      apiVersion,
+      metadata: { name: this.name('f') },
+      spec: {
+        tier,
+        order: r.pick([1, 2, 1000]),
+        selector: r.chance(0.5) ? 'has(host)' : this.selector(hostLabels),
+        ingress: rules('ingress'),
+        ...egress,
+        applyOnForward: true,
+        ...(sort === 'forward' ? {} : { [sort]: true }),
+      },
+    }
   }
 
   /** Policies that differ in their rules alone: what binds the same pods may be rendered together. */

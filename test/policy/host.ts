@@ -4,7 +4,7 @@
  *
  *   {"attach":[{"netns","outside","addresses"}]}   makes the pods' links
  *   {"apply":[UPDATE...]}                          hands them to felix; answers when felix is in step
- *   {"drops":true}                                 packets that rules of the filter tables have dropped so far
+ *   {"drops":true}                                 packets that rules of ours have dropped so far
  *   {"forget":true}                                forgets every connection (conntrack -F)
  *   {"save":"filter"}                              the table of both families as text
  */
@@ -97,7 +97,7 @@ async function main(name: Host): Promise<void> {
 
 /** What the dropping rules of ours have counted; the tools print `[packets:octets]` before each rule. */
 async function dropped(tool: string): Promise<number> {
-  const { stdout } = await run(tool, ['-c', '-t', 'filter'], { maxBuffer: 64 << 20 })
+  const { stdout } = await run(tool, ['-c'], { maxBuffer: 64 << 20 })
   return sum([...stdout.matchAll(/^\[(\d+):\d+\] -A cali-.* -j DROP$/gm)].map(found => Number(found[1])))
 }
 

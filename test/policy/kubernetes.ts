@@ -4,6 +4,8 @@
 
 import type { KubernetesDocument, KubernetesPeer, KubernetesPort, LabelSelector } from '../../src/model/index.ts'
 
+export const namespaceLabel = 'projectcalico.org/namespace'
+
 export type Labels = Readonly<Record<string, string>>
 
 export interface KubernetesSpec {
@@ -92,4 +94,15 @@ export function hasLabels({ matchLabels = {}, matchExpressions = [] }: LabelSele
       }
     })
   )
+}
+
+const numbers: Readonly<Record<string, number>> = { ICMP: 1, TCP: 6, UDP: 17, ICMPv6: 58, SCTP: 132, UDPLite: 136 }
+
+export function number(protocol: string | number): number | undefined {
+  return numbers[protocol] ?? Number(protocol)
+}
+
+export function stripped(prefix: string, labels: Labels): Labels {
+  const own = Object.entries(labels).filter(([label]) => label.startsWith(prefix))
+  return Object.fromEntries(own.map(([label, value]) => [label.slice(prefix.length), value]))
 }

@@ -11,6 +11,11 @@
  *      ends badly, Pass goes on with the next tier;
  *   2. a tier that had such a policy and no decision denies, unless its default action is Pass;
  *   3. then the profiles of the pod in their order, and with no decision there: denied.
+ *
+ * A host with a host endpoint forwards it only when that agrees: when the packet comes in, its untracked policies, those
+ * before DNAT, those with applyOnForward; when it goes out, the last again. What one of the first two allows the later
+ * ones are not asked; with no decision of theirs nothing has to be decided (§4.3, §4.4). An answer to a packet meets the
+ * untracked ones as well.
  */
 
 import { Ip, Prefix } from '../../src/lib/ip.ts'
@@ -18,24 +23,12 @@ import {
   typesOf,
   type EntityRule,
   type GlobalNetworkPolicySpec,
-  type KubernetesDocument,
-  type KubernetesPeer,
-  type KubernetesPort,
   type PolicyRule,
   type WorkloadEndpoint,
 } from '../../src/model/index.ts'
-import {
-  hasLabels,
-  type KubernetesAdminPort,
-  type KubernetesAdminSpec,
-  type KubernetesClusterProtocol,
-  type KubernetesService,
-  type KubernetesSlice,
-  type KubernetesSpec,
-  type KubernetesSubject,
-  type Labels,
-} from './kubernetes.ts'
-import { protocols, split, stationOf, type PolicySet, type Probe } from './cluster.ts'
+import { isAnswered, protocols, segment, split, stationOf, type Place, type PolicySet, type Probe } from './cluster.ts'
+import { namespaceLabel, number, stripped, type Labels } from './kubernetes.ts'
+import { KubernetesReader, type Backend } from './oracle-kubernetes.ts'
 import { selects } from './selector.ts'
 
 export interface Decision {
@@ -51,6 +44,8 @@ export interface Verdict {
   readonly by: string
   /** Absent: the end of a tier, no profile, or a rule of Kubernetes. */
   readonly rule?: PolicyRule
+  /** Absent: a pod's. */
+  readonly stage?: 'untracked' | 'pre-dnat' | 'forward'
 }
 
 type Direction = 'ingress' | 'egress'
@@ -62,26 +57,45 @@ interface Item {
   readonly ports: readonly { readonly name: string; readonly protocol: number; readonly port: number }[]
 }
 
-/** Somebody who answers for a service. */
-interface Backend {
-  readonly ip: Ip
-  readonly ports: readonly { readonly protocol: number; readonly port: number }[]
-}
-
 /** Whose rule it is, and which side of it is looked at. */
 interface RuleSide {
   readonly namespace: string
   readonly isDestination: boolean
 }
 
+/** Who is asked about a packet: a pod, or a host endpoint about what the host forwards. */
+interface Endpoint {
+  readonly labels: Labels
+  readonly profiles: readonly string[]
+}
+
+interface Host extends Endpoint {
+  readonly name: string
+  readonly node: string
+  readonly link: string
+  readonly expected: readonly string[]
+}
+
+type Stage = 'pod' | 'untracked' | 'pre-dnat' | 'forward'
+
+interface Asked {
+  readonly who: string
+  readonly endpoint: Endpoint
+  readonly stage: Stage
+  readonly direction: Direction
+}
+
 /** A policy in the form that the ladder of tiers asks: does it bind this pod, what does it say of this packet. */
-interface Policy {
+export interface Policy {
   readonly tier: string
   readonly order: number
   readonly sort: string
   readonly title: string
   readonly types: readonly string[]
-  binds(pod: WorkloadEndpoint): boolean
+  /** Pods only meet what is tracked; hosts, of that, what asks for forwarded packets. */
+  readonly stage: 'tracked' | 'untracked' | 'pre-dnat'
+  readonly forward: boolean
+  binds(labels: Labels): boolean
   judge(probe: Probe, direction: Direction): Verdict | undefined
 }
 
@@ -96,7 +110,6 @@ const builtIn: Readonly<Record<string, TierRead>> = {
   'kube-baseline': { order: 10_000_000, passes: true },
 }
 
-const namespaceLabel = 'projectcalico.org/namespace'
 const accountLabel = 'projectcalico.org/serviceaccount'
 
 export class Oracle {
@@ -106,6 +119,7 @@ export class Oracle {
   readonly #tiers = new Map(Object.entries(builtIn))
   readonly #policies: Policy[] = []
   readonly #items: Item[] = []
+  readonly #hosts: Host[] = []
   /** Who answers for a service (`namespace/name`), as any document says. */
   readonly #services = new Map<string, Backend[]>()
 
@@ -113,38 +127,105 @@ export class Oracle {
     // Labels come from profiles, so these are read before anything that has labels.
     for (const document of set.documents) this.#readProfile(split(document))
     for (const document of set.documents) this.#readItem(split(document))
-    for (const document of set.documents) this.#readService(split(document))
-    for (const document of set.documents) this.#readPolicy(split(document))
+    // Of two for one interface the first by name has it.
+    this.#hosts.sort((a, b) => (a.name < b.name ? -1 : 1))
+    const reader = new KubernetesReader(this.#pods, pod => this.labelsOf(pod))
+    for (const document of set.documents) {
+      const said = reader.backends(split(document))
+      if (said) this.#services.set(said.service, [...(this.#services.get(said.service) ?? []), ...said.backends])
+    }
+    for (const document of set.documents) this.#readPolicy(split(document), reader)
     this.#policies.sort((a, b) => less(this.#tierRank(a), this.#tierRank(b)) || less(a.order, b.order) || text(a, b))
   }
 
   decide(probe: Probe): Decision {
     const verdicts: Verdict[] = []
     let by = 'nobody is asked'
-    for (const [direction, name] of [
-      ['egress', probe.from],
-      ['ingress', probe.to],
-    ] as const) {
-      const pod = this.#pods.get(name)
-      if (!pod) continue
-      const found = this.#judge(pod, probe, direction)
-      verdicts.push(...found)
-      const last = found.at(-1)!
-      by = `${direction} of ${name}: ${last.by}`
-      if (last.action !== 'Allow') return { allowed: false, by, verdicts }
+    // First the host where it is sent, then the one where it is received; outside is no host of ours.
+    for (const place of new Set([stationOf(probe.from).place, stationOf(probe.to).place])) {
+      if (place === 'outside') continue
+      let isAccepted = false
+      for (const { who, endpoint, stage, direction } of this.#way(probe, place)) {
+        // What was let in before its connection was known, or before DNAT, is not asked again where it comes in.
+        if (isAccepted && stage !== 'pod' && direction === 'ingress') continue
+        const found = this.#judge(endpoint, probe, direction, stage)
+        verdicts.push(...(stage === 'pod' ? found : found.map(verdict => ({ ...verdict, stage }))))
+        const last = found.at(-1)
+        const isDecided = last !== undefined && last.action !== 'Pass'
+        isAccepted ||= isDecided && stage !== 'pod'
+        // Before tracking and before DNAT nothing has to be decided.
+        if (!isDecided && (stage === 'untracked' || stage === 'pre-dnat')) continue
+        const open = last ? 'passed on by every tier' : 'no policy with applyOnForward binds it'
+        by = `${direction} of ${who}: ${isDecided ? last.by : open}`
+        if (isDecided && last.action !== 'Allow') return { allowed: false, by, verdicts }
+      }
     }
-    return { allowed: true, by, verdicts }
+    const answer = isAnswered(probe) ? this.#answer(probe) : undefined
+    return answer
+      ? { allowed: false, by: `answer, ${answer.by}`, verdicts: [...verdicts, { ...answer, stage: 'untracked' }] }
+      : { allowed: true, by, verdicts }
   }
 
-  /** The verdicts in order; the last one is final. */
-  #judge(pod: WorkloadEndpoint, probe: Probe, direction: Direction): Verdict[] {
+  /** Everybody who is asked about a packet at one host, in order. */
+  #way(probe: Probe, place: Place): Asked[] {
+    const from = stationOf(probe.from).place === place ? this.#pods.get(probe.from) : undefined
+    const to = stationOf(probe.to).place === place ? this.#pods.get(probe.to) : undefined
+    const into = this.#hostAt(place, from !== undefined)
+    const out = this.#hostAt(place, to !== undefined)
+    const ask = (who: string, endpoint: Endpoint | undefined, stage: Stage, direction: Direction): Asked[] =>
+      endpoint ? [{ who, endpoint, stage, direction }] : []
+    return [
+      // What pods send is tracked, whatever a host endpoint says.
+      ...(from ? [] : ask(place, into, 'untracked', 'ingress')),
+      ...ask(place, into, 'pre-dnat', 'ingress'),
+      ...ask(place, into, 'forward', 'ingress'),
+      ...(from ? ask(probe.from, this.#asEndpoint(from), 'pod', 'egress') : []),
+      ...(to ? ask(probe.to, this.#asEndpoint(to), 'pod', 'ingress') : []),
+      ...ask(place, out, 'forward', 'egress'),
+    ]
+  }
+
+  /** The answer meets, where it comes in from elsewhere, what is asked of every packet: untracked policies. */
+  #answer({ from, to, sourcePort, port, ...probe }: Probe): Verdict | undefined {
+    const { place } = stationOf(from)
+    if (place === 'outside' || stationOf(to).place === place) return undefined
+    const endpoint = this.#hostAt(place, false)
+    const back = { ...probe, from: to, to: from, sourcePort: port, port: sourcePort }
+    const last = endpoint && this.#judge(endpoint, back, 'ingress', 'untracked').at(-1)
+    return last?.action === 'Deny' ? last : undefined
+  }
+
+  /** The host endpoint of the uplink (by its name, else by one of its addresses), else that of all interfaces. */
+  #hostAt(place: Place, isPodLink: boolean): Endpoint | undefined {
+    const own = this.#hosts.filter(({ node }) => node === place)
+    const addresses = [segment[place][4].key, segment[place][6].key]
+    const found = isPodLink
+      ? undefined
+      : (own.find(({ link }) => link === 'eth0') ??
+        own.find(({ link, expected }) => link === '' && expected.some(ip => addresses.includes(ip))))
+    return found ?? own.find(({ link }) => link === '*')
+  }
+
+  #asEndpoint(pod: WorkloadEndpoint): Endpoint {
+    return { labels: this.labelsOf(pod), profiles: pod.spec.profiles ?? [] }
+  }
+
+  /** The verdicts in order; the last one is final, unless it passes on. None: nobody has to decide. */
+  #judge({ labels, profiles }: Endpoint, probe: Probe, direction: Direction, stage: Stage): Verdict[] {
+    const isEarly = stage === 'untracked' || stage === 'pre-dnat'
+    if (isEarly && isFailsafe(probe, stage)) return []
     const asked = this.#policies.filter(
-      policy => policy.types.includes(direction === 'ingress' ? 'Ingress' : 'Egress') && policy.binds(pod),
+      policy =>
+        policy.stage === (isEarly ? stage : 'tracked') &&
+        (stage !== 'forward' || policy.forward) &&
+        policy.types.includes(direction === 'ingress' ? 'Ingress' : 'Egress') &&
+        policy.binds(labels),
     )
     const passed: Verdict[] = []
     for (const tier of new Set(asked.map(policy => policy.tier))) {
       let verdict: Verdict | undefined
       for (const policy of asked) if (policy.tier === tier) verdict ??= policy.judge(probe, direction)
+      if (!verdict && isEarly) continue
       if (!verdict) {
         const passes = this.#tiers.get(tier)?.passes ?? false
         verdict = { action: passes ? 'Pass' : 'Deny', by: `end of tier ${tier}` }
@@ -152,7 +233,9 @@ export class Oracle {
       passed.push(verdict)
       if (verdict.action !== 'Pass') return passed
     }
-    for (const profile of pod.spec.profiles ?? []) {
+    // Profiles are for what ends here.
+    if (stage !== 'pod') return passed
+    for (const profile of profiles) {
       const rules = this.#profileRules.get(profile)?.[direction] ?? []
       const verdict = judgeRules(this, rules, probe, '', { title: `Profile ${profile}`, direction })
       if (verdict) passed.push(verdict)
@@ -240,6 +323,22 @@ export class Oracle {
         nets: (spec.ipNetworks ?? []).map(net => Prefix.of(net)),
         ports: (spec.ports ?? []).map(({ name = '', protocol, port }) => ({ name, protocol: number(protocol)!, port })),
       })
+    } else if (document.kind === 'HostEndpoint') {
+      const {
+        node = '',
+        interfaceName: link = '',
+        expectedIPs: expected = [],
+        profiles = [],
+        ports = [],
+      } = document.spec
+      const inherited = [...profiles].reverse().map(profile => this.#profileLabels.get(profile) ?? {})
+      const labels: Labels = Object.assign({}, ...inherited, metadata.labels) as Labels
+      this.#hosts.push({ name: metadata.name, node, link, expected, labels, profiles })
+      this.#items.push({
+        labels,
+        nets: expected.map(ip => Ip.of(ip).toPrefix()),
+        ports: ports.map(({ name, protocol, port }) => ({ name, protocol: number(protocol)!, port })),
+      })
     } else if (document.kind === 'NetworkSet' || document.kind === 'GlobalNetworkSet') {
       const { namespace } = metadata
       const inherited = namespace === undefined ? {} : this.#profileLabels.get(`kns.${namespace}`)
@@ -262,16 +361,13 @@ export class Oracle {
     }
   }
 
-  #readPolicy({ kubernetes, calico: document }: ReturnType<typeof split>): void {
-    if (kubernetes?.kind === 'NetworkPolicy') this.#policies.push(this.#kubernetesPolicy(kubernetes))
-    if (kubernetes && /(Admin|Cluster)NetworkPolicy$/.test(kubernetes.kind))
-      this.#policies.push(this.#adminPolicy(kubernetes))
+  #readPolicy({ kubernetes, calico: document }: ReturnType<typeof split>, reader: KubernetesReader): void {
+    const read = kubernetes && reader.policy(kubernetes)
+    if (read) this.#policies.push(read)
     if (!document) return
     if (document.kind !== 'NetworkPolicy' && document.kind !== 'GlobalNetworkPolicy') return
     const { metadata, kind } = document
     const spec: GlobalNetworkPolicySpec = document.spec
-    // These two look at what enters or leaves hosts before its connection is known; pods never meet them.
-    if (spec.doNotTrack || spec.preDNAT) return
     const namespace = metadata.namespace ?? ''
     const title = `${kind} ${namespace === '' ? '' : `${namespace}/`}${metadata.name}`
     this.#policies.push({
@@ -280,8 +376,9 @@ export class Oracle {
       sort: [metadata.name, namespace, kind === 'NetworkPolicy' ? 'np' : 'gnp'].join('\u0000'),
       title,
       types: spec.types?.length ? spec.types : typesOf(spec),
-      binds: pod => {
-        const labels = this.labelsOf(pod)
+      stage: spec.doNotTrack ? 'untracked' : spec.preDNAT ? 'pre-dnat' : 'tracked',
+      forward: spec.applyOnForward ?? false,
+      binds: labels => {
         const place =
           namespace === '' ? isInNamespaces(spec.namespaceSelector, labels) : labels[namespaceLabel] === namespace
         return place && selects(spec.selector ?? '', labels) && isAccount(spec.serviceAccountSelector, labels)
@@ -289,194 +386,11 @@ export class Oracle {
       judge: (probe, direction) => judgeRules(this, spec[direction] ?? [], probe, namespace, { title, direction }),
     })
   }
-
-  // ------------------------------------------------------------------------- services, as Kubernetes describes them
-
-  #readService({ kubernetes, calico }: ReturnType<typeof split>): void {
-    const add = (service: string, backends: Backend[]): void =>
-      void this.#services.set(service, [...(this.#services.get(service) ?? []), ...backends])
-    if (kubernetes?.kind === 'EndpointSlice') {
-      const { metadata, endpoints, ports } = kubernetes as KubernetesSlice
-      const listed = (ports ?? []).flatMap(({ protocol, port }) =>
-        port === null ? [] : [{ protocol: number(protocol)!, port }],
-      )
-      const found = endpoints.flatMap(({ addresses }) => addresses).flatMap(text => Ip.parse(text) ?? [])
-      add(
-        `${metadata.namespace}/${metadata.labels['kubernetes.io/service-name']}`,
-        found.map(ip => ({ ip, ports: listed })),
-      )
-    } else if (kubernetes?.kind === 'Service') {
-      const { metadata, spec } = kubernetes as KubernetesService
-      const { selector = {}, ports } = spec
-      const targets = ports.map(({ protocol, port, targetPort = port }) => ({ protocol, port: targetPort }))
-      const isOne = (labels: Labels) => Object.entries(selector).every(([label, value]) => labels[label] === value)
-      if (Object.keys(selector).length > 0)
-        add(`${metadata.namespace}/${metadata.name}`, this.#servedBy(metadata.namespace, isOne, targets))
-    } else if (calico?.kind === 'ServiceEndpoints') {
-      const { service, selector, addresses = [], ports = [] } = calico.spec
-      const { namespace = '' } = calico.metadata
-      const numbered = ports.flatMap(({ protocol = 'TCP', port }) =>
-        typeof port === 'number' ? [{ protocol: number(protocol)!, port }] : [],
-      )
-      const listed = addresses.map(ip => ({ ip: Ip.of(ip), ports: numbered }))
-      const isOne = (labels: Labels) => selects(selector ?? '', labels)
-      add(`${namespace}/${service}`, [...listed, ...(selector ? this.#servedBy(namespace, isOne, ports) : [])])
-    }
-  }
-
-  /** Pods of a namespace, with those of the target ports that they have. */
-  #servedBy(
-    namespace: string,
-    isOne: (labels: Labels) => boolean,
-    targets: readonly { readonly protocol?: string | number; readonly port: number | string }[],
-  ): Backend[] {
-    const pods = [...this.#pods.values()].filter(
-      pod => pod.metadata.namespace === namespace && isOne(this.labelsOf(pod)),
-    )
-    return pods.flatMap(({ spec }) => {
-      const ports = targets.flatMap(({ protocol = 'TCP', port }) => {
-        if (typeof port === 'number') return [{ protocol: number(protocol)!, port }]
-        const own = (spec.ports ?? []).filter(one => one.name === port && number(one.protocol) === number(protocol))
-        return own.map(one => ({ protocol: number(protocol)!, port: one.port }))
-      })
-      return (spec.ipNetworks ?? []).map(net => ({ ip: Prefix.of(net).ip, ports }))
-    })
-  }
-
-  // ------------------------------------------------------------- Kubernetes' policies, as Kubernetes describes them
-
-  #adminPolicy({ kind, metadata, spec }: KubernetesDocument): Policy {
-    const { tier = 'Admin', priority = 1000, subject, ingress = [], egress = [] } = spec as KubernetesAdminSpec
-    const { name } = metadata!
-    const isBaseline = kind === 'BaselineAdminNetworkPolicy' || tier === 'Baseline'
-    const prefix = {
-      AdminNetworkPolicy: 'kanp.adminnetworkpolicy.',
-      BaselineAdminNetworkPolicy: 'kbanp.baselineadminnetworkpolicy.',
-      ClusterNetworkPolicy: 'kcnp.cluster.',
-    }[kind]
-    const title = `${kind} ${name}`
-    return {
-      tier: isBaseline ? 'kube-baseline' : 'kube-admin',
-      order: priority,
-      // Of one priority the order is nobody's promise; here it is that of the names as stored.
-      sort: [`${prefix}${name}`, '', 'gnp'].join('\u0000'),
-      title,
-      types: [...(ingress.length > 0 ? ['Ingress'] : []), ...(egress.length > 0 ? ['Egress'] : [])],
-      binds: pod => this.#isSubject(subject, pod),
-      judge: (probe, direction) => {
-        const other = stationOf(direction === 'ingress' ? probe.from : probe.to)
-        const rules = direction === 'ingress' ? ingress : egress
-        const i = rules.findIndex(
-          ({ from, to, ports = [], protocols: stated = [] }) =>
-            (from ?? to ?? []).some(({ networks, ...peer }) =>
-              networks
-                ? networks.some(net => Prefix.of(net).contains(other.ip[probe.family]))
-                : this.#isSubject(peer, this.#pods.get(other.name)),
-            ) &&
-            (ports.length + stated.length === 0 ||
-              ports.some(port => this.#isAdminPort(port, probe)) ||
-              stated.some(port => this.#isClusterPort(port, probe))),
-        )
-        if (i < 0) return undefined
-        const { action } = rules[i]!
-        return { action: action === 'Accept' ? 'Allow' : action, by: `${title}, ${direction} rule ${i + 1}` }
-      },
-    }
-  }
-
-  #isSubject({ namespaces, pods }: KubernetesSubject, pod: WorkloadEndpoint | undefined): boolean {
-    if (pod?.spec.orchestrator !== 'k8s') return false
-    const labels = this.labelsOf(pod)
-    // Every pod of ours has a namespace; what is known of it are the labels that it gives.
-    return (
-      hasLabels(namespaces ?? pods?.namespaceSelector ?? {}, stripped('pcns.', labels)) &&
-      hasLabels(pods?.podSelector ?? {}, labels)
-    )
-  }
-
-  #isAdminPort({ portNumber, portRange, namedPort }: KubernetesAdminPort, probe: Probe): boolean {
-    if (namedPort !== undefined) return this.#hasPort(probe, namedPort)
-    const { protocol = 'TCP' } = portNumber ?? portRange!
-    const { start, end } = portRange ?? { start: portNumber!.port, end: portNumber!.port }
-    return number(protocol) === probe.protocol && probe.port >= start && probe.port <= end
-  }
-
-  #isClusterPort({ destinationNamedPort, ...some }: KubernetesClusterProtocol, probe: Probe): boolean {
-    if (destinationNamedPort !== undefined) return this.#hasPort(probe, destinationNamedPort)
-    return Object.entries(some).some(([word, of]) => {
-      if (number(word.toUpperCase()) !== probe.protocol) return false
-      const { number: only, range } = of.destinationPort ?? {}
-      const { start, end } = range ?? { start: only ?? 0, end: only ?? 65_535 }
-      return probe.port >= start && probe.port <= end
-    })
-  }
-
-  /** The receiver has a port of this name, and this is it. */
-  #hasPort({ to, port, protocol }: Probe, name: string): boolean {
-    const ports = this.#pods.get(to)?.spec.ports ?? []
-    return ports.some(one => one.name === name && one.port === port && number(one.protocol) === protocol)
-  }
-
-  #kubernetesPolicy(document: KubernetesDocument): Policy {
-    const { name, namespace = 'default' } = document.metadata!
-    const { podSelector, ingress = [], egress = [], policyTypes } = (document.spec ?? {}) as KubernetesSpec
-    const title = `Kubernetes NetworkPolicy ${namespace}/${name}`
-    return {
-      tier: 'default',
-      order: 1000,
-      sort: [`knp.default.${name}`, namespace, 'np'].join('\u0000'),
-      title,
-      types: policyTypes?.length ? policyTypes : egress.length ? ['Ingress', 'Egress'] : ['Ingress'],
-      binds: pod =>
-        pod.spec.orchestrator === 'k8s' &&
-        pod.metadata.namespace === namespace &&
-        hasLabels(podSelector ?? {}, this.labelsOf(pod)),
-      judge: (probe, direction) => {
-        const rules =
-          direction === 'ingress'
-            ? ingress.map(({ from, ports }) => ({ peers: from, ports }))
-            : egress.map(({ to, ports }) => ({ peers: to, ports }))
-        const other = stationOf(direction === 'ingress' ? probe.from : probe.to)
-        const ip = other.ip[probe.family]
-        const i = rules.findIndex(
-          ({ peers = [], ports = [] }) =>
-            (peers.length === 0 || peers.some(peer => this.#isPeer(peer, other.name, ip, namespace))) &&
-            (ports.length === 0 || ports.some(port => this.#isKubernetesPort(port, probe))),
-        )
-        return i < 0 ? undefined : { action: 'Allow', by: `${title}, ${direction} rule ${i + 1}` }
-      },
-    }
-  }
-
-  #isPeer(
-    { podSelector, namespaceSelector, ipBlock }: KubernetesPeer,
-    station: string,
-    ip: Ip,
-    namespace: string,
-  ): boolean {
-    if (ipBlock) {
-      const { cidr, except = [] } = ipBlock
-      return Prefix.of(cidr).contains(ip) && !except.some(net => Prefix.of(net).contains(ip))
-    }
-    const pod = this.#pods.get(station)
-    if (pod?.spec.orchestrator !== 'k8s') return false
-    const labels = this.labelsOf(pod)
-    const place = namespaceSelector
-      ? hasLabels(namespaceSelector, stripped('pcns.', labels))
-      : pod.metadata.namespace === namespace
-    return place && hasLabels(podSelector ?? {}, labels)
-  }
-
-  #isKubernetesPort({ protocol = 'TCP', port, endPort }: KubernetesPort, probe: Probe): boolean {
-    if (number(protocol) !== probe.protocol) return false
-    if (port === undefined) return true
-    if (typeof port === 'number') return probe.port >= port && probe.port <= (endPort ?? port)
-    return this.#hasPort(probe, port)
-  }
 }
 
 /** What a verdict says about the coverage of a run: `Allow`, `protocol`, `source.notNets`, `Kubernetes`, `end of tier`... */
-export function featuresOf({ action, by, rule }: Verdict): string[] {
+export function featuresOf({ action, by, rule, stage }: Verdict): string[] {
+  if (stage) return [`${stage} policies of hosts`, ...featuresOf({ action, by, ...(rule && { rule }) })]
   if (!rule) return [/^(Kubernetes|\w+NetworkPolicy|end of tier|no profile)/.exec(by)?.[0] ?? by]
   if (by.startsWith('Profile kns.')) return ["profile of the pod's namespace"]
   const { action: _action, source = {}, destination = {}, metadata: _metadata, ...rest } = rule
@@ -562,19 +476,21 @@ function isAccount(selector: string | undefined, labels: Labels): boolean {
   return selects(selector ?? '', stripped('pcsa.', labels))
 }
 
-const numbers: Readonly<Record<string, number>> = { ICMP: 1, TCP: 6, UDP: 17, ICMPv6: 58, SCTP: 132, UDPLite: 136 }
+const failsafe = {
+  in: ['6/22', '17/68', '6/179', '6/2379', '6/2380', '6/5473', '6/6443', '6/6666', '6/6667'],
+  out: ['17/53', '17/67', '6/179', '6/2379', '6/2380', '6/5473', '6/6443', '6/6666', '6/6667'],
+}
 
-function number(protocol: string | number): number | undefined {
-  return numbers[protocol] ?? Number(protocol)
+/** Whether a packet that comes in is one that no policy may keep out; untracked, answers to such are as well. */
+function isFailsafe({ protocol, sourcePort, port }: Probe, stage: Stage): boolean {
+  return (
+    failsafe.in.includes(`${protocol}/${port}`) ||
+    (stage === 'untracked' && failsafe.out.includes(`${protocol}/${sourcePort}`))
+  )
 }
 
 function prefixed(prefix: string, labels: Labels): Labels {
   return Object.fromEntries(Object.entries(labels).map(([label, value]) => [prefix + label, value]))
-}
-
-function stripped(prefix: string, labels: Labels): Labels {
-  const own = Object.entries(labels).filter(([label]) => label.startsWith(prefix))
-  return Object.fromEntries(own.map(([label, value]) => [label.slice(prefix.length), value]))
 }
 
 function less(a: number, b: number): number {

@@ -14,7 +14,17 @@ import { keptLog } from '../felix/records.ts'
 import { readTable, run, type Packet } from '../felix/packets.ts'
 import { SimClock, SimRandom } from '../sim/clock.ts'
 import { SimKernel } from '../sim/kernel.ts'
-import { blocks, hosts, segment, stationOf, stations, type Host, type Place, type Probe } from './cluster.ts'
+import {
+  blocks,
+  hosts,
+  isAnswered,
+  segment,
+  stationOf,
+  stations,
+  type Host,
+  type Place,
+  type Probe,
+} from './cluster.ts'
 
 export interface Answer {
   readonly allowed: boolean
@@ -94,6 +104,13 @@ class SimHost {
     return { passes: true, by }
   }
 
+  /** What becomes of a packet before its connection is looked up. */
+  untracked(packet: Packet, family: Family): { readonly passes: boolean; readonly by: string } {
+    const { tables, sets } = this.#rules[family]!
+    const { verdict, by = '' } = run(tables.get('raw')!.chains, 'PREROUTING', packet, sets)
+    return { passes: verdict !== 'drop', by: `raw ${by}` }
+  }
+
   async stop(): Promise<void> {
     await this.#felix.stop()
   }
@@ -146,6 +163,26 @@ export class Simulated {
       by = `${place}, ${outcome.by}`
       if (!outcome.passes) return { allowed: false, by }
     }
+    // Nobody who waits for an answer gets one when its packet is dropped before tracking knows it.
+    if (isAnswered(probe))
+      for (const place of hosts) {
+        if (to.place === place || from.place !== place) continue
+        const outcome = this.#hosts.get(place)!.untracked(
+          {
+            source: to.ip[probe.family],
+            destination: from.ip[probe.family],
+            protocol: protocolWord(probe.protocol),
+            sourcePort: probe.port,
+            destinationPort: probe.sourcePort,
+            icmpType: 0,
+            icmpCode: 0,
+            inLink: uplink,
+            outLink: from.link,
+          },
+          probe.family,
+        )
+        if (!outcome.passes) return { allowed: false, by: `the answer at ${place}, ${outcome.by}` }
+      }
     return { allowed: true, by }
   }
 

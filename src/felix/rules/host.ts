@@ -11,7 +11,8 @@
  * under policy is the host's own affair. Ports of the failsafe lists come before any policy, so that a rule that is too
  * strict does not cut off who would put it right; in raw their answers too, or a dropped answer would close them.
  *
- * Traffic that the host forwards meets policies with `applyOnForward` only; without one it passes. Contract §4.3, §4.4.
+ * Traffic that the host forwards meets policies with `applyOnForward` only; without one it passes. The host endpoint of
+ * `*` is asked about what pods send and get through the host as well, beside the pods' own policies. Contract §4.3, §4.4.
  */
 
 import type { Family } from '../../lib/ip.ts'
@@ -106,12 +107,12 @@ export function hostChains(
 
 const anyLink = 'any-interface-at-all'
 
-function dispatchOf({ root, prefix, way }: Hook, { links, others }: PolicedHosts, settings: Settings): Dispatch {
+function dispatchOf({ root, prefix, way, kind }: Hook, { links, others }: PolicedHosts, settings: Settings): Dispatch {
   const leaf = (link: string): string => chainName(prefix, link)
   const rest: Rule = { match: '', action: `-g ${leaf(anyLink)}` }
-  // What goes to a pod is the pod's affair.
+  // What the host sends to its own pods nobody polices; what it forwards to them does pass through it.
   const toPods = settings.interfacePrefixes.map(name => ({ match: `-o ${name}+`, action: '-j RETURN' }))
-  const end = others ? [...(way === 'to' ? toPods : []), rest] : []
+  const end = others ? [...(way === 'to' && kind !== 'forward' ? toPods : []), rest] : []
   return { root, option: way === 'from' ? '-i' : '-o', links: links.keys(), leaf, end, whenRefused: 'drop' }
 }
 
