@@ -9,7 +9,7 @@ import { encodeOpen, noCapabilities } from '../../src/bgp/wire/open.ts'
 import { Ip } from '../../src/lib/ip.ts'
 import type { Conn, ConnEvents } from '../../src/lib/ports.ts'
 import { SimClock, SimRandom } from '../sim/clock.ts'
-import { SimNetwork } from '../sim/transport.ts'
+import { type SimHost, SimNetwork } from '../sim/transport.ts'
 import { peerConfig, silentLog, speakerConfig } from './fixtures.ts'
 
 function contest(more: Partial<Contest>, candidate: Partial<Contest['candidate']> = {}): Contest {
@@ -21,8 +21,8 @@ function contest(more: Partial<Contest>, candidate: Partial<Contest['candidate']
   }
 }
 
-const plain = { sinceMs: 1000, graceful: false }
-const graceful = { sinceMs: 1000, graceful: true }
+const plain = { sinceMs: 1000, graceful: false, restarted: false }
+const graceful = { sinceMs: 1000, graceful: true, restarted: false }
 
 const rows: { name: string; contest: Contest; want: Resolution }[] = [
   { name: 'alone', contest: contest({}), want: 'proceed' },
@@ -66,6 +66,16 @@ const rows: { name: string; contest: Contest; want: Resolution }[] = [
   {
     name: 'early, but with the restart flag',
     contest: contest({ established: graceful }, { createdAtMs: 1500, restarted: true }),
+    want: 'supersede',
+  },
+  {
+    name: 'early, the restart flag on both: one restart, two connections',
+    contest: contest({ established: { ...graceful, restarted: true } }, { createdAtMs: 1500, restarted: true }),
+    want: 'lose',
+  },
+  {
+    name: 'late, the restart flag on both: it has restarted again',
+    contest: contest({ established: { ...graceful, restarted: true } }, { restarted: true }),
     want: 'supersede',
   },
   {
@@ -113,16 +123,22 @@ class Scripted {
   readonly heard = { dialled: [] as number[], theirs: [] as number[] }
   readonly states: string[] = []
   readonly speaker: Speaker
+  readonly #host: SimHost
+  readonly #restarted: boolean
   dialled: Conn | undefined
   theirs: Conn | undefined
 
-  constructor() {
+  /** `restarted`: every OPEN of the peer's says so. */
+  constructor(restarted = false) {
+    this.#restarted = restarted
     const random = new SimRandom(3)
     const network = new SimNetwork({ clock: this.clock, random })
     const [a, b] = [network.host('a', ['10.0.0.1']), network.host('b', ['10.0.0.2'])]
     const options = { onRoutes: () => {}, onState: ({ to }: { to: string }) => void this.states.push(to) }
     this.speaker = new Speaker(options, { clock: this.clock, transport: a, random, log: silentLog })
-    this.speaker.configure(speakerConfig('10.0.0.1', [peerConfig('10.0.0.2', { families: [4] })]))
+    this.#host = b
+    const config = peerConfig('10.0.0.2', { families: [4], gracefulRestart: 'full' })
+    this.speaker.configure(speakerConfig('10.0.0.1', [config]))
     b.listen({ ip: Ip.of('10.0.0.2'), port: 179 }, conn => {
       this.dialled = conn
       return { events: this.#ear('dialled') }
@@ -131,8 +147,14 @@ class Scripted {
     this.until(() => this.dialled !== undefined)
     this.dialled!.write([this.open()])
     this.until(() => this.heard.dialled.includes(4))
+    this.dial()
+  }
+
+  /** Another connection of theirs, with its OPEN. */
+  dial(): void {
+    this.heard.theirs.length = 0
     const ear = this.#ear('theirs')
-    b.dial({ ip: Ip.of('10.0.0.1'), port: 179 }, {}, { ...ear, opened: conn => void (this.theirs = conn) })
+    this.#host.dial({ ip: Ip.of('10.0.0.1'), port: 179 }, {}, { ...ear, opened: conn => void (this.theirs = conn) })
     this.until(() => this.heard.theirs.includes(1))
     this.theirs!.write([this.open()])
     this.clock.pass(20)
@@ -151,7 +173,9 @@ class Scripted {
 
   open(): Uint8Array {
     const identifier = Ip.of('10.0.0.2').uint32
-    const capabilities = { ...noCapabilities, families: [4] as const, as4: 64512 }
+    const families = [{ family: 4 as const, forwarding: true }]
+    const gracefulRestart = { restarted: this.#restarted, notification: false, seconds: 60, families }
+    const capabilities = { ...noCapabilities, families: [4] as const, as4: 64512, gracefulRestart }
     return encodeOpen({ version: 4, as2: 64512, holdSeconds: 90, identifier, capabilities })
   }
 
@@ -198,6 +222,14 @@ describe('a collision while the peer may have the other connection up (RFC 4271 
       keeps: 'dialled',
     },
     {
+      name: 'routes and the end of its own come at once',
+      does: p => {
+        p.theirs!.write([collision])
+        p.dialled!.write([encodeKeepalive(), endOfRib])
+      },
+      keeps: 'dialled',
+    },
+    {
       name: 'it prefers its own',
       does: p => {
         p.dialled!.write([encodeKeepalive(), collision])
@@ -230,4 +262,17 @@ describe('a collision while the peer may have the other connection up (RFC 4271 
       p.clock.pass(10_000)
       expect(p.state).toBe('Established')
     })
+
+  test('a restarted peer whose second connection comes when the first is up: no second restart (RFC 4724 §5)', () => {
+    const p = new Scripted(true)
+    p.theirs!.write([collision])
+    p.dialled!.write([encodeKeepalive(), endOfRib])
+    p.clock.pass(100)
+    expect(p.state).toBe('Established')
+    p.dial()
+    expect(p.heard.theirs).toContain(3)
+    p.clock.pass(1000)
+    expect(p.speaker.snapshot().peers[0]).toMatchObject({ state: 'Established', flaps: 0 })
+    expect(p.heard.dialled).not.toContain(3)
+  })
 })

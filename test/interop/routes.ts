@@ -187,12 +187,8 @@ export async function maxPrefix(stage: Stage): Promise<string | void> {
 
 /** It restarts, we keep its routes (RFC 4724 §4.2). */
 export async function restartHelper(stage: Stage): Promise<string | void> {
-  // Only we dial: two connections at once right after the restart are another cell's subject.
-  const how: Meeting = {
-    families: stage.router.families,
-    neighbor: { passive: true },
-    peer: { gracefulRestart: 'full' },
-  }
+  // Both dial, and may well do so at the same moment once it is back.
+  const how: Meeting = { families: stage.router.families, peer: { gracefulRestart: 'full' } }
   const us = await plain(stage, how)
   same('graceful restart', us.peer.session?.gracefulRestart, true)
   await stage.router.kill()

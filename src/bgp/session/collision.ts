@@ -39,6 +39,8 @@ export interface Contest {
     readonly sinceMs: number
     /** Graceful restart was negotiated. */
     readonly graceful: boolean
+    /** Its OPEN had the restart flag: a second one that soon may be of the same restart. */
+    readonly restarted: boolean
   }
   /** The connection that we dialled is the better one. */
   readonly ourDialWins: boolean
@@ -49,7 +51,7 @@ export type Resolution = 'proceed' | 'win' | 'lose' | 'wait' | 'defer' | 'supers
 export function resolveCollision({ candidate, other, established, ourDialWins }: Contest): Resolution {
   if (established) {
     const late = candidate.createdAtMs >= established.sinceMs + raceMs
-    const forgotten = candidate.accepted && (late || candidate.restarted)
+    const forgotten = candidate.accepted && (late || (candidate.restarted && !established.restarted))
     return established.graceful && forgotten ? 'supersede' : 'lose'
   }
   if (other !== 'open-sent' && other !== 'open-confirm') return 'proceed'

@@ -475,6 +475,8 @@ export class Peer implements ConnectionOwner {
 
   /** An acceptable OPEN on a candidate: is there a better one? */
   #resolve(candidate: Connection, open: Open, session: Session): void {
+    // The peer has given it up since: what it says next ends it, and it is no rival to anything.
+    if (hasLeft(candidate.unread)) return
     const current = this.#current
     const other = candidate === this.#dialled ? this.#accepted : this.#dialled
     const own = { identifier: this.#host.config().routerId.uint32, as: this.#tried.localAs }
@@ -486,7 +488,11 @@ export class Peer implements ConnectionOwner {
       },
       other: other?.state,
       ...(current && {
-        established: { sinceMs: this.#establishedAtMs, graceful: this.#session?.gracefulRestart !== undefined },
+        established: {
+          sinceMs: this.#establishedAtMs,
+          graceful: this.#session?.gracefulRestart !== undefined,
+          restarted: this.#session?.gracefulRestart?.restarted ?? false,
+        },
       }),
       ourDialWins: ourDialSurvives(own, { identifier: session.identifier, as: session.remoteAs }),
     })
