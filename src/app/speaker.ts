@@ -360,6 +360,11 @@ export class BgpSpeaker {
     return writeWhole(file, this.tableDump(), this.#clock)
   }
 
+  /** Every UPDATE received and every change of a session's state, as MRT records (RFC 6396); undefined: no more. */
+  record(take: ((record: Uint8Array) => void) | undefined): void {
+    this.#speaker.record(take)
+  }
+
   /** True but worth knowing: eBGP peers without filters (RFC 8212). */
   get notes(): readonly string[] {
     return this.#notes

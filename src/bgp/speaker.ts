@@ -20,6 +20,7 @@ import type { Family } from '../lib/ip.ts'
 import { Ip } from '../lib/ip.ts'
 import type { Clock, Conn, ConnEvents, Log, Metrics, Random, Timer, Transport } from '../lib/ports.ts'
 import { tableDump } from './monitor.ts'
+import { Recorder } from './monitor/recorder.ts'
 import { Stations, type StationView } from './monitor/stations.ts'
 import { Rib } from './rib/table.ts'
 import type { Cause } from './session/cause.ts'
@@ -117,6 +118,7 @@ export class Speaker {
   readonly #meters: Meters | undefined
   /** Undefined: the RIB is not ours to look into. */
   readonly #stations: Stations | undefined
+  #recorder: Recorder | undefined
   readonly #host: PeerHost
   readonly #startedMs: number
   #config: SpeakerConfig | undefined
@@ -274,6 +276,11 @@ export class Speaker {
   tableDump(): Iterable<Uint8Array> {
     if (!(this.#rib instanceof Rib)) return []
     return tableDump(this.#rib, this.#deps.clock.wall(), slot => this.#slots[slot]?.record.sinceWallMs ?? 0)
+  }
+
+  /** Every UPDATE received and every change of state goes there as an MRT record; undefined: nowhere. */
+  record(take: ((record: Uint8Array) => void) | undefined): void {
+    this.#recorder = take && new Recorder(this.#deps.clock, take)
   }
 
   /** Brings gauges and counters up to date; called when somebody scrapes. */
@@ -510,7 +517,8 @@ export class Speaker {
         this.#workSoon()
       },
       updated: (peer, bytes, start, end, receipt) => {
-        if (this.#stations?.active) this.#stations.received(peer.slot, bytes, start, end, receipt)
+        this.#recorder?.update(peer, bytes, start, end)
+        if (this.#stations?.active && !receipt.reset) this.#stations.received(peer.slot, bytes, start, end, receipt)
       },
       swept: peer => this.#stations?.swept(peer.slot),
       writable: peer => {
@@ -529,6 +537,7 @@ export class Speaker {
 
   #stateChanged(peer: Peer, from: StateName, to: StateName): void {
     const { cause } = peer.record
+    this.#recorder?.state(peer, from, to)
     this.#options.onState?.({
       key: peer.key,
       name: peer.config.name,

@@ -270,13 +270,13 @@ test('JSON is YAML', () => {
 })
 
 test('BMP stations and table dumps', () => {
-  const { config, dump } = plan({
+  const { config, mrt } = plan({
     as: 65000,
     bmp: [
       { address: '10.0.0.9', port: 1790 },
       { address: 'fd00::9', port: 5000, source: 'fd00::1', name: 'gw', statisticsSeconds: 0 },
     ],
-    mrt: { table: '/var/lib/rib.%Y%m%d.%H%M.mrt', everySeconds: 7200, keep: 12 },
+    mrt: { table: '/var/lib/rib.%Y%m%d.%H%M.mrt', everySeconds: 7200, updates: '/var/lib/upd.%H%M', keep: 12 },
   })
   expect(
     config.stations?.map(({ station, source, ...rest }) => [station.ip.key, station.port, source?.key, rest]),
@@ -284,7 +284,10 @@ test('BMP stations and table dumps', () => {
     ['10.0.0.9', 1790, undefined, { name: '10.9.9.9', description: `manx ${version}`, statisticsSeconds: 60 }],
     ['fd00::9', 5000, 'fd00::1', { name: 'gw', description: `manx ${version}`, statisticsSeconds: 0 }],
   ])
-  expect(dump).toEqual({ table: '/var/lib/rib.%Y%m%d.%H%M.mrt', everySeconds: 7200, keep: 12 })
+  expect(mrt).toEqual({
+    table: { file: '/var/lib/rib.%Y%m%d.%H%M.mrt', everySeconds: 7200, keep: 12 },
+    updates: { file: '/var/lib/upd.%H%M', everySeconds: 900, keep: 12 },
+  })
   expect(plan({ as: 65000 })).toMatchObject({ config: { stations: [] } })
 })
 
@@ -304,7 +307,7 @@ const badMonitors = [
     },
     want: 'bmp[1]: this station is there already',
   },
-  { settings: { mrt: { everySeconds: 60 } }, want: 'mrt: mrt needs `table`, the file to write' },
+  { settings: { mrt: { everySeconds: 60 } }, want: 'mrt: mrt needs `table` or `updates`, a file to write' },
   {
     settings: { mrt: { table: 'rib.%y' } },
     want: 'mrt.table: `%y` is none of %Y, %m, %d, %H, %M, %S',

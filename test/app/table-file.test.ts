@@ -103,7 +103,7 @@ const listed = () => readdirSync(folder).filter(name => !name.endsWith('.part'))
 
 test('by the clock on the wall, at whole multiples of the interval', async () => {
   const { clock, dumps } = make()
-  dumps.configure({ table: join(folder, 'rib.%H%M%S.mrt'), everySeconds: 300 })
+  dumps.configure({ file: join(folder, 'rib.%H%M%S.mrt'), everySeconds: 300 })
   for (const want of ['022500', '023000', '023500']) {
     const done = written(listed)
     clock.fire()
@@ -117,7 +117,7 @@ test('by the clock on the wall, at whole multiples of the interval', async () =>
 test('only when asked for, where no interval is given; without a file never', async () => {
   const { clock, dumps } = make()
   expect(dumps.now()).toBe(false)
-  dumps.configure({ table: join(folder, 'rib.mrt') })
+  dumps.configure({ file: join(folder, 'rib.mrt') })
   expect(clock.waiting).toEqual([])
   const done = written(listed)
   expect(dumps.now()).toBe(true)
@@ -133,7 +133,7 @@ test('the oldest go, and files of other names stay', async () => {
     writeFileSync(join(folder, name), '')
     utimesSync(join(folder, name), 1000 + i, 1000 + i)
   }
-  dumps.configure({ table: join(folder, 'rib.%Y%m%d.%H%M.mrt'), everySeconds: 60, keep: 2 })
+  dumps.configure({ file: join(folder, 'rib.%Y%m%d.%H%M.mrt'), everySeconds: 60, keep: 2 })
   const gone = written(() => listed().includes('rib.20261120.0100.mrt'))
   clock.fire()
   await gone
@@ -143,7 +143,7 @@ test('the oldest go, and files of other names stay', async () => {
 
 test('a folder that is not there is said, and the next dump is tried all the same', async () => {
   const { clock, dumps, log } = make()
-  dumps.configure({ table: join(folder, 'none', 'rib.mrt'), everySeconds: 60 })
+  dumps.configure({ file: join(folder, 'none', 'rib.mrt'), everySeconds: 60 })
   const said = written(() => log.said.length)
   clock.fire()
   await said
@@ -159,7 +159,7 @@ test('stopping gives up what is being written', async () => {
       yield octets('more')
     }
   })
-  dumps.configure({ table: join(folder, 'rib.mrt') })
+  dumps.configure({ file: join(folder, 'rib.mrt') })
   dumps.now()
   await written(() => endless > 2)
   await dumps.stop()

@@ -1,11 +1,14 @@
 /** MRT records, octet by octet; `test/contract/mrt.test.ts` has them read by bgpdump. */
 
 import { deepEqual, equal, ok } from 'node:assert/strict'
-import { test } from 'vitest'
+import { describe, test } from 'vitest'
 import { messageRecord, peerIndexTable, ribRecord, stateRecord } from '../../src/bgp/monitor/mrt.ts'
 import { tableDump } from '../../src/bgp/monitor.ts'
 import { Ip, Prefix } from '../../src/lib/ip.ts'
+import type { PeerConfig } from '../../src/bgp/types.ts'
+import { encodeMessage } from '../../src/bgp/wire/message.ts'
 import { hex, message, octets } from './hex.ts'
+import { Hostile, hostileAs } from './hostile.ts'
 import { announce, give, makePeer, makeRib, settle } from './rib-fixtures.ts'
 
 const attributes = octets('40 01 01 00  40 02 06 02 01 0000fde9')
@@ -136,4 +139,80 @@ test('a dump: the index, then every net once with all its paths, numbered withou
   deepEqual(seen.get('2 180a0401'), ['1 @1600000001'])
   deepEqual(seen.get('2 1a0ac80000'), ['0 @1700000000'])
   deepEqual(seen.get('4 40fd01000000000000'), ['2 @1600000002'])
+})
+
+describe('what sessions hear, record by record (RFC 6396 §4.4)', () => {
+  interface Read {
+    readonly subtype: number
+    readonly peerAs: number
+    readonly peer: string
+    readonly local: string
+    readonly rest: string
+  }
+  function read(record: Uint8Array): Read {
+    const view = new DataView(record.buffer, record.byteOffset, record.length)
+    equal(view.getUint16(4), 17)
+    equal(view.getUint32(8), record.length - 12)
+    const subtype = view.getUint16(6)
+    const isTwo = subtype === 1
+    const addresses = 16 + (isTwo ? 4 : 8) + 4
+    const octetsEach = view.getUint16(addresses - 2) === 1 ? 4 : 16
+    const ipAt = (at: number) => Ip.fromBytes(record.subarray(at, at + octetsEach)).key
+    return {
+      subtype,
+      peerAs: isTwo ? view.getUint16(16) : view.getUint32(16),
+      peer: ipAt(addresses),
+      local: ipAt(addresses + octetsEach),
+      rest: hex(record.subarray(addresses + 2 * octetsEach)),
+    }
+  }
+  const between = { peerAs: hostileAs, peer: '10.0.0.66', local: '10.0.0.1' }
+  const body = announce({ path: [hostileAs], hop: '10.0.0.66' }, ['10.1.0.0/16'])
+
+  function listening(config: Partial<PeerConfig> = {}): { world: Hostile; records: Uint8Array[] } {
+    const world = new Hostile(config)
+    const records: Uint8Array[] = []
+    world.target.record(record => records.push(record))
+    return { world, records }
+  }
+
+  test('states up to Established, then UPDATEs as they came', () => {
+    const { world, records } = listening()
+    ok(world.connect())
+    world.update(body)
+    const all = records.map(read)
+    deepEqual(all.at(-1), { subtype: 4, ...between, rest: hex(encodeMessage(2, body)) })
+    deepEqual(all.at(-2), { subtype: 5, ...between, rest: '00050006' })
+    world.target.record(undefined)
+    world.update(body)
+    equal(records.length, all.length)
+  })
+
+  test('an UPDATE that ends its session is there, and then the end', () => {
+    const { world, records } = listening()
+    ok(world.connect())
+    const bad = octets('0000 0000 21 0a')
+    world.update(bad)
+    equal(world.established, false)
+    const all = records.map(read)
+    const at = all.findIndex(one => one.rest === hex(encodeMessage(2, bad)))
+    ok(at > 0)
+    deepEqual([all[at]!.subtype, all[at + 1]!.subtype, all[at + 1]!.rest.slice(0, 4)], [4, 5, '0006'])
+  })
+
+  test('path identifiers and AS numbers of two octets have subtypes of their own (RFC 8050 §4)', () => {
+    const { world, records } = listening({ addPath: true })
+    ok(world.connect({ addPath: [{ family: 4, mode: 3 }] }))
+    world.update(octets(`0000 0014 40 01 01 00  40 02 06 02 01 0000fde9  40 03 04 0a000042  00000007 10 0a01`))
+    world.update(announce({ path: [hostileAs], hop: '10.0.0.66', hop6: 'fd00::66' }, ['fd01::/32']))
+    deepEqual(
+      records.slice(-2).map(record => read(record).subtype),
+      [9, 4],
+    )
+    const old = listening()
+    ok(old.world.connect({ as4: undefined as never }))
+    old.world.update(octets('0000 0012 40 01 01 00  40 02 04 02 01 fde9  40 03 04 0a000042  10 0a01'))
+    const last = read(old.records.at(-1)!)
+    deepEqual([last.subtype, last.peerAs], [1, hostileAs])
+  })
 })

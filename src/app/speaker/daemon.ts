@@ -23,6 +23,7 @@ import { SettingsFile } from './file.ts'
 import { type Plan, planOf } from './plan.ts'
 import type { SpeakerSettings } from './settings.ts'
 import { TableDumps } from './table-file.ts'
+import { UpdateLog } from './update-log.ts'
 import { doorsOf } from './views.ts'
 
 const usage = `manx-bgp: a BGP speaker of its own, in the foreground
@@ -108,12 +109,14 @@ class Daemon {
   #speaker!: BgpSpeaker
   #kernelRoutes: KernelRoutes | undefined
   readonly #dumps: TableDumps
+  readonly #updates: UpdateLog
 
   constructor(file: string, settings: SpeakerSettings, options: Options) {
     this.#file = file
     this.#settings = settings
     this.#options = options
     this.#log = createLog({ level: levelOf(options['log-level']), format: formatOf(options['log-format']) })
+    this.#updates = new UpdateLog({ clock: this.#clock, log: this.#log })
     this.#dumps = new TableDumps({ clock: this.#clock, log: this.#log, dump: () => this.#speaker.tableDump() })
   }
 
@@ -139,15 +142,22 @@ class Daemon {
       },
     )
     const doors = await this.#openDoors()
+    this.#configureFiles(plan)
     this.#speaker.start()
-    this.#dumps.configure(plan.dump)
     const code = await ended
     await this.#dumps.stop()
     // The socket answers to the end: who asks during a stop is told so.
     await this.#speaker.stop({ graceful: true })
+    await this.#updates.stop()
     await this.#kernelRoutes?.stop()
     await doors.close()
     return code
+  }
+
+  #configureFiles({ mrt }: Plan): void {
+    this.#dumps.configure(mrt?.table)
+    this.#updates.configure(mrt?.updates)
+    this.#speaker.record(mrt?.updates && (record => this.#updates.take(record)))
   }
 
   /** Netlink is loaded only by who writes routes. */
@@ -204,7 +214,7 @@ class Daemon {
       const { settings, plan } = readSettings(this.#file)
       const before = this.#speaker.fib
       this.#speaker.configure(settings)
-      this.#dumps.configure(plan.dump)
+      this.#configureFiles(plan)
       for (const note of plan.notes) this.#log.warn(note)
       if (JSON.stringify(before) !== JSON.stringify(plan.fib))
         this.#log.warn('`fib` takes effect at the next start', { file: this.#file })

@@ -11,13 +11,29 @@ import { version } from '../../lib/version.ts'
 import * as read from './fields.ts'
 
 /** When and where the daemon writes the table. */
-export interface DumpPlan {
+export interface TablePlan {
   /** A path; `%Y`, `%m`, `%d`, `%H`, `%M`, `%S` stand for the time of the dump, in UTC. */
-  readonly table: string
+  readonly file: string
   /** Absent: only when asked for. */
   readonly everySeconds?: number
   /** How many files of this name stay; absent: all. */
   readonly keep?: number
+}
+
+/** Where the daemon writes what sessions hear. */
+export interface UpdatesPlan {
+  readonly file: string
+  /** A file of another name begins this often. */
+  readonly everySeconds: number
+  readonly keep?: number
+}
+
+interface MrtRead {
+  readonly table: string
+  readonly everySeconds: number
+  readonly updates: string
+  readonly updatesSeconds: number
+  readonly keep: number
 }
 
 interface StationRead {
@@ -82,18 +98,38 @@ const filePath: read.Read<string> = (value, at, problems) => {
   return path
 }
 
-const dumpFields = read.record<DumpPlan>({
+const seconds = read.integer(1, 86_400)
+
+const mrtFields = read.record<MrtRead>({
   table: filePath,
-  everySeconds: read.integer(1, 86_400),
+  everySeconds: seconds,
+  updates: filePath,
+  updatesSeconds: seconds,
   keep: read.integer(1, 100_000),
 })
 
-export const dump: read.Read<DumpPlan> = (value, at, problems) => {
-  const found = dumpFields(value, at, problems)
+export interface MrtPlan {
+  readonly table?: TablePlan
+  readonly updates?: UpdatesPlan
+}
+
+export const mrt: read.Read<MrtPlan> = (value, at, problems) => {
+  const found = mrtFields(value, at, problems)
   if (!found) return undefined
-  const { table, keep } = found
-  if (table === undefined) return read.bad(at, 'mrt needs `table`, the file to write', problems)
-  if (keep !== undefined && !table.includes('%'))
+  const { table, everySeconds, updates, updatesSeconds, keep } = found
+  if (table === undefined && updates === undefined)
+    return read.bad(at, 'mrt needs `table` or `updates`, a file to write', problems)
+  if (table !== undefined && table === updates)
+    return read.bad([...at, 'updates'], 'table and updates need a file each', problems)
+  if (keep !== undefined && !table?.includes('%') && !updates?.includes('%'))
     return read.bad([...at, 'keep'], `keep needs a name with the time in it: ${timeFields.join(' ')}`, problems)
-  return { ...found, table }
+  const kept = (file: string) => (keep !== undefined && file.includes('%') ? { keep } : {})
+  return {
+    ...(table !== undefined && {
+      table: { file: table, ...(everySeconds !== undefined && { everySeconds }), ...kept(table) },
+    }),
+    ...(updates !== undefined && {
+      updates: { file: updates, everySeconds: updatesSeconds ?? 900, ...kept(updates) },
+    }),
+  }
 }

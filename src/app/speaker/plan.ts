@@ -9,7 +9,7 @@ import { acceptAll, rejectAll } from '../../bgp/index.ts'
 import type { Origination, PeerConfig, Policy, SpeakerConfig } from '../../bgp/index.ts'
 import { Ip, Prefix, type Family } from '../../lib/ip.ts'
 import * as read from './fields.ts'
-import { dump, type DumpPlan, planStations, stations } from './monitoring.ts'
+import { mrt, type MrtPlan, planStations, stations } from './monitoring.ts'
 import { type Choice, choice, communities, type Communities, policy, present } from './policies.ts'
 import type { BfdSettings, FibSettings, MaxPrefixSettings } from './settings.ts'
 
@@ -45,7 +45,7 @@ export interface Plan {
   readonly config: SpeakerConfig
   readonly ranges: readonly RangePlan[]
   readonly fib?: Fib
-  readonly dump?: DumpPlan
+  readonly mrt?: MrtPlan
   /** True but worth knowing. */
   readonly notes: readonly string[]
   /** For peers and routes that come later. */
@@ -211,7 +211,7 @@ interface SettingsRead {
   readonly originate: readonly Origination[]
   readonly fib: Partial<FibSettings> | false
   readonly bmp: Parameters<typeof planStations>[0]
-  readonly mrt: DumpPlan
+  readonly mrt: MrtPlan
 }
 
 const bgpPort = 179
@@ -379,7 +379,7 @@ function settingsRead(functions: boolean): read.Read<Partial<SettingsRead>> {
     originate: read.list(origination),
     fib,
     bmp: stations,
-    mrt: dump,
+    mrt,
   })
 }
 
@@ -421,7 +421,7 @@ export function planOf(settings: unknown, facts: Facts): Outcome<Plan> {
   const kernel = found.fib ? { protocol: 81, metric: 32, table: 254, ...found.fib } : undefined
   return {
     ok: true,
-    value: { config, ranges, ...(kernel && { fib: kernel }), ...(found.mrt && { dump: found.mrt }), notes, base },
+    value: { config, ranges, ...(kernel && { fib: kernel }), ...(found.mrt && { mrt: found.mrt }), notes, base },
   }
 }
 

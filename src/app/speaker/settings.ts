@@ -46,15 +46,19 @@ export interface BmpSettings {
 export interface DaemonSettings extends SpeakerSettings {
   /** Write best routes into the kernel; default false. Needs CAP_NET_ADMIN. */
   readonly fib?: boolean | FibSettings
-  /** Write the table as MRT files (RFC 6396). */
+  /** Write the table, and what sessions hear, as MRT files (RFC 6396). */
   readonly mrt?: MrtSettings
 }
 
 export interface MrtSettings {
-  /** The file; `%Y %m %d %H %M %S` in its name are the time of the dump, in UTC. */
-  readonly table: string
+  /** The table's file; `%Y %m %d %H %M %S` in its name are the time of the dump, in UTC. */
+  readonly table?: string
   /** At multiples of this by the clock; default only on SIGUSR2. */
   readonly everySeconds?: number
+  /** The file to which every UPDATE received and every change of a session's state is added. */
+  readonly updates?: string
+  /** How often a file of another name begins, where its name has the time in it; default 900. */
+  readonly updatesSeconds?: number
   /** Of files with the time in their names, so many stay; default all. */
   readonly keep?: number
 }

@@ -13,7 +13,7 @@ import { CodedError, reasonOf } from '../../lib/errors.ts'
 import type { Clock, Log, Timer } from '../../lib/ports.ts'
 import { Coalesced } from '../../lib/serial.ts'
 import { printStamp } from '../../model/index.ts'
-import type { DumpPlan } from './monitoring.ts'
+import type { TablePlan } from './monitoring.ts'
 
 export interface Written {
   readonly file: string
@@ -48,7 +48,7 @@ export async function writeWhole(file: string, chunks: Iterable<Uint8Array>, clo
 export class TableDumps {
   readonly #deps: { readonly clock: Clock; readonly log: Log; readonly dump: () => Iterable<Uint8Array> }
   readonly #work: Coalesced
-  #plan: DumpPlan | undefined
+  #plan: TablePlan | undefined
   #timer: Timer | undefined
   #latest: Promise<void> | undefined
   #stopped = false
@@ -58,7 +58,7 @@ export class TableDumps {
     this.#work = new Coalesced(() => this.#write())
   }
 
-  configure(plan: DumpPlan | undefined): void {
+  configure(plan: TablePlan | undefined): void {
     this.#plan = plan
     this.#timer?.cancel()
     this.#timer = undefined
@@ -102,7 +102,7 @@ export class TableDumps {
     const { clock, log, dump } = this.#deps
     const plan = this.#plan
     if (!plan) return
-    const file = fileAt(plan.table, clock.wall())
+    const file = fileAt(plan.file, clock.wall())
     const since = clock.now()
     try {
       const { octets } = await writeWhole(file, this.#unlessStopped(dump()), clock)
@@ -112,8 +112,8 @@ export class TableDumps {
       return
     }
     if (plan.keep === undefined) return
-    await forget(plan.table, plan.keep).catch((error: unknown) =>
-      log.warn('an old table could not be removed', { like: plan.table, why: reasonOf(error) }),
+    await forget(plan.file, plan.keep).catch((error: unknown) =>
+      log.warn('an old table could not be removed', { like: plan.file, why: reasonOf(error) }),
     )
   }
 }
@@ -127,7 +127,7 @@ export function fileAt(pattern: string, wallMs: number): string {
 }
 
 /** Removes the oldest files that this pattern made, and no others. */
-async function forget(pattern: string, keep: number): Promise<void> {
+export async function forget(pattern: string, keep: number): Promise<void> {
   const folder = dirname(pattern)
   const name = basename(pattern)
   const quoted = name.replaceAll(/[.*+?^${}()|[\]\\]/g, String.raw`\$&`)

@@ -54,12 +54,12 @@ export class Intake {
       if (record.mayLogFault(`${reaction} ${attribute} ${why}`))
         log.warn('malformed UPDATE tolerated', { why, reaction, attribute })
     }
+    updated(bytes, start, end, receipt)
     if (receipt.reset) {
       const { code, subcode, data, why } = receipt.reset
       record.faults([{ reaction: 'reset', attribute: 0, why }], bytes.subarray(start, end))
       return new WireError('reset', code, subcode, why, data)
     }
-    updated(bytes, start, end, receipt)
     if (receipt.endOfRib) {
       stale.endOfRib(receipt.endOfRib)
       record.endOfRib(receipt.endOfRib)

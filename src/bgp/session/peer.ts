@@ -71,7 +71,7 @@ export interface PeerHost {
   congested(): boolean
   /** Received routes may have made work for the RIB. */
   received(peer: Peer): void
-  /** The RIB took the body of this UPDATE: octets `start..end`, which are not kept. */
+  /** The RIB has seen the body of this UPDATE, octets `start..end`, which are not kept; also one that costs the session. */
   updated(peer: Peer, bytes: Uint8Array, start: number, end: number, receipt: Receipt): void
   /** Routes of the living session go without having been withdrawn. */
   swept(peer: Peer): void
