@@ -256,7 +256,7 @@ export class Dataplane {
   /** What keeps rules from being in force, and what others' rules do to ours. */
   warnings(): Finding[] {
     const { tables, sets } = this.#firewall.state(this.#families)
-    return [...refusals(tables, sets), ...this.#foreignFirewalls()]
+    return [...refusals(tables, sets), ...lackingTunnels(this.#tunnels.state()), ...this.#foreignFirewalls()]
   }
 
   #foreignFirewalls(): Finding[] {
@@ -293,7 +293,8 @@ export class Dataplane {
   #drivers(): [kind: string, state: DriverState][] {
     const { routes, links, connections, tunnels, neighbours, tables, sets } = this.state()
     // What this kernel cannot do it will never do: that is told, and holds nobody up.
-    const possible = { ...tunnels, failing: tunnels.failing.filter(({ code }) => code !== 'unsupported') }
+    const failing = tunnels.failing.filter(({ code }) => code !== 'unsupported')
+    const possible = { ...tunnels, failing, pending: tunnels.pending - (tunnels.failing.length - failing.length) }
     const single = { routes, links, connections, tunnels: possible, neighbours }
     return [single, tables, sets].flatMap(states => Object.entries<DriverState>(states))
   }
@@ -329,4 +330,11 @@ function refusals(
         remedy: 'apt install ipset; ipset list NAME shows who holds it',
       })
   return [...found.values()]
+}
+
+/** Devices that this kernel will never have: the routes through them wait for ever. */
+function lackingTunnels({ failing }: DriverState): Finding[] {
+  return failing
+    .filter(({ code }) => code === 'unsupported')
+    .map(({ message }) => ({ code: 'R02', message, remedy: 'load its module (modprobe ipip), or use `vxlanMode`' }))
 }

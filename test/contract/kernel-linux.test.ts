@@ -395,6 +395,21 @@ test('inside a user namespace: routes, sysctls, rules, sets and events', () => {
   ])
 })
 
+test('IP-in-IP: made where the kernel has it, `unsupported` where it has not', async () => {
+  const device = { kind: 'ipip', name: 'tunl0', mtu: 1480 } as const
+  const has =
+    spawnSync('ip', ['link', 'add', 'kc-x1', 'type', 'ipip', 'local', '192.0.2.1', 'remote', '192.0.2.9']).status === 0
+  if (has) {
+    ip('link', 'del', 'kc-x1')
+    await kernel.ensureTunnel(device)
+    ok((await kernel.links()).some(({ name, up }) => name === 'tunl0' && up))
+  } else
+    await rejects(
+      kernel.ensureTunnel(device),
+      refused('unsupported', /tunl0.*the kernel does not support it: Unknown device type/),
+    )
+})
+
 test('the legacy engine: chosen where only it holds rules, same promises, its lock is `busy`', () => {
   const netns = makeNamespace(`${tag}-legacy`)
   const lock = `/tmp/${tag}.lock`

@@ -788,6 +788,23 @@ test('a chain that is refused: named, and the sets that it may lack are looked a
   await felix.stop()
 })
 
+test('a tunnel that the kernel does not have: said with what it lacks, and everything else is in step', async () => {
+  const host = new Host()
+  host.kernel.refuse(call => call.op === 'ensureTunnel', {
+    times: Infinity,
+    code: 'unsupported',
+    message: 'cannot set up tunnel device `tunl0`: no such sort',
+  })
+  const felix = host.felix([...cluster, pool('tunnelled', '10.50.0.0/16', { ipipMode: 'Always' }), onlyClients])
+  await host.clock.advance(60_000)
+  deepEqual(
+    felix.snapshot().warnings.map(({ code, message }) => `${code} ${message}`),
+    ['R02 cannot set up tunnel device `tunl0`: no such sort'],
+  )
+  equal(felix.snapshot().phase, 'in step')
+  await felix.stop()
+})
+
 test('a kernel without NFLOG: the same verdicts, one warning, and a restart writes nothing', async () => {
   const host = new Host()
   host.kernel.refuse(call => call.op === 'restoreTable' && call.script.includes('NFLOG'), {

@@ -3,10 +3,14 @@
  * routers that know the racks and no pod. Pods ping across racks, both families; one pool changes its mode under traffic
  * while another pool must not notice; an agent is killed and started again and changes nothing.
  *
+ * IP-in-IP goes the same way where the kernel has it; where it has not, that is shown and what becomes of such a pool.
+ *
  * What the fabric cannot do is not asked of it: without a tunnel, pods of the pool in question reach each other inside one
  * rack only. Losses are printed and must be none.
  */
 
+import { spawnSync } from 'node:child_process'
+import { release } from 'node:os'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { Lab } from '../../src/app/lab/lab.ts'
 import { startProbe } from '../../src/app/lab/ping.ts'
@@ -28,15 +32,18 @@ nodes:
   w1: {rack: west, env: {CALICO_NETWORKING_BACKEND: none, NO_DEFAULT_POOLS: "true"}}
 `
 type Mode = 'Always' | 'CrossSubnet' | 'Never'
-const pool = (of: string, cidr: string, mode: Mode, nodes = 'all()'): string => `
+const pool = (of: string, cidr: string, mode: Mode, ipip: Mode = 'Never'): string => `
 apiVersion: projectcalico.org/v3
 kind: IPPool
 metadata: {name: ${of}}
-spec: {cidr: "${cidr}", vxlanMode: ${mode}, ipipMode: Never, nodeSelector: "${nodes}"}
+spec: {cidr: "${cidr}", vxlanMode: ${mode}, ipipMode: ${ipip}, nodeSelector: "all()"}
 `
 /** The pool that changes, and one that must not notice. */
 const changing = (mode: Mode): string =>
   [pool('changing-v4', '10.48.0.0/22', mode), pool('changing-v6', 'fd00:48::/64', mode)].join('---')
+/** IPv4 by IP-in-IP, which has no IPv6; IPv6 stays in VXLAN. */
+const byIpip = (mode: Mode): string =>
+  [pool('changing-v4', '10.48.0.0/22', 'Never', mode), pool('changing-v6', 'fd00:48::/64', 'Always')].join('---')
 const steady = [pool('steady-v4', '10.49.0.0/22', 'Always'), pool('steady-v6', 'fd00:49::/64', 'Always')].join('---')
 
 const nodes = ['e1', 'e2', 'w1']
@@ -62,12 +69,12 @@ const shown = async (node: string, ...argv: string[]): Promise<string> =>
 const routes = async (node: string): Promise<string> =>
   `${await shown(node, 'ip', '-4', 'route')}${await shown(node, 'ip', '-6', 'route')}`
 
-/** How this node reaches the blocks of a pod: `vxlan`, `eth0` or nothing, per family. */
+/** How this node reaches the blocks of a pod: `vxlan`, `tunl0`, `eth0` or nothing, per family. */
 async function ways(from: string, to: string): Promise<string[]> {
   const found = await Promise.all(
     lab.addresses(to).map(async ip => {
       const line = await shown(from, 'ip', '-o', 'route', 'get', ip)
-      return / dev (vxlan|eth0)/.exec(line)?.[1] ?? line
+      return / dev (vxlan|eth0|tunl0)/.exec(line)?.[1] ?? line
     }),
   )
   return found
@@ -107,6 +114,7 @@ beforeAll(async () => {
   await lab.apply(changing('Always'))
   for (const node of nodes) await lab.addPod({ node, name: `pod-${node}` })
   await lab.apply(steady)
+  // Nobody's for a while.
   await lab.apply(changing('Always').replaceAll('all()', 'has(nothing)'))
   for (const node of nodes) await lab.addPod({ node, name: `steady-${node}` })
   await lab.apply(changing('Always'))
@@ -117,6 +125,13 @@ afterAll(async () => {
 }, 60_000)
 
 describe('VXLAN across two L3 segments, no BGP anywhere', () => {
+  test('nobody speaks BGP: no listener, no connection, no routing daemon', async () => {
+    for (const place of [...nodes, 'fabric'])
+      expect(await shown(place, 'ss', '-Htan', '( sport = :179 or dport = :179 )')).toBe('')
+    expect(await routes('fabric')).not.toMatch(/proto (bird|bgp|zebra|80)/)
+    expect(await routes('e1')).not.toMatch(/proto (bird|bgp|zebra)/)
+  })
+
   test('pods of both pools reach each other in and across racks, both families', async () => {
     for (const kind of ['pod', 'steady']) {
       expect(lab.addresses(`${kind}-e1`).map(ip => ip.includes(':'))).toEqual([false, true])
@@ -252,6 +267,92 @@ spec: {vxlanVNI: 77, vxlanPort: 8472}
   )
   await reaches('pod-e1', lab.addresses('pod-w1'))
   expect(await shown('e1', 'iptables-save', '-t', 'raw')).toContain('--dport 8472')
+})
+
+/** What the kernel says when it is asked for a device, and whether it has it. */
+function ipipOfThisKernel(): { readonly has: boolean; readonly said: string } {
+  const space = `mx-ovl-${process.pid}`
+  const ip = (...args: string[]) => spawnSync('ip', args, { encoding: 'utf8' })
+  ip('netns', 'add', space)
+  const asked = ip('-n', space, 'link', 'add', 'try0', 'type', 'ipip', 'local', '192.0.2.1', 'remote', '192.0.2.2')
+  ip('netns', 'del', space)
+  return { has: asked.status === 0, said: asked.stderr.trim() }
+}
+
+describe('the same pool by IP-in-IP, where the kernel has it', () => {
+  const { has, said: why } = ipipOfThisKernel()
+  const others: [string, string][] = [
+    ['steady-e1', 'steady-w1'],
+    ['steady-e1', 'steady-e2'],
+  ]
+
+  if (has)
+    for (const [mode, near] of [
+      ['Always', 'tunl0'],
+      ['CrossSubnet', 'eth0'],
+      ['Always', 'tunl0'],
+    ] as const)
+      test(`to ${mode}`, async () => {
+        const lost = await during(`IP-in-IP, to ${mode}`, [['pod-e1', 'pod-e2'], ...others], async () => {
+          await lab.apply(byIpip(mode))
+          for (const [to, way] of [
+            ['pod-e2', near],
+            ['pod-w1', 'tunl0'],
+          ] as const)
+            await until(
+              `routes to ${to}`,
+              () => ways('e1', to),
+              seen => seen.join() === `${way},vxlan`,
+            )
+          await pause(1000)
+        })
+        await reaches('pod-e1', lab.addresses('pod-w1'))
+        expect(lost).toBe(0)
+      })
+  else
+    test('this kernel has none: the operator is told, what needs no tunnel goes on inside the rack, nothing is lost', async () => {
+      console.log(`Linux ${release()}: ip link add type ipip: ${why}`)
+      expect(why).toMatch(/Unknown device type|Operation not supported/)
+      const lost = await during('IP-in-IP that is not there', [['pod-e1', 'pod-e2'], ...others], async () => {
+        await lab.apply(byIpip('Always'))
+        const socket = `${lab.settings('e1')['MANX_RUN_DIR']!}/manxd.sock`
+        const ready = await until(
+          'the reason in /readyz',
+          () => shown('e1', 'curl', '-s', '--unix-socket', socket, 'http://x/readyz'),
+          text => text.includes('tunl0'),
+        )
+        console.log(ready.trim())
+        expect(ready).toMatch(/cannot set up tunnel device `tunl0`: the kernel does not support it.*\[R02\]/)
+        // Where the other end takes no tunnel, hosts of one subnet reach each other without; across racks there is no way.
+        await until(
+          'routes to pod-e2',
+          () => ways('e1', 'pod-e2'),
+          seen => seen.join() === 'eth0,vxlan',
+        )
+        const four = (await routes('e1')).split('\n').filter(line => /^10\.48\.\S+ via /.test(line))
+        expect(four.map(line => / via (\S+) dev (\S+)/.exec(line)!.slice(1).join())).toEqual([
+          `${lab.addresses('e2')[0]},eth0`,
+        ])
+        // Nobody is told of an end that takes nothing.
+        expect((await lab.manxctl(['get', 'node', 'e1', '-o', 'yaml'])).stdout).not.toContain('IPIPTunnelAddr')
+        await pause(1000)
+      })
+      expect(lost).toBe(0)
+    })
+
+  test('and back to VXLAN', async () => {
+    const lost = await during('back to VXLAN', others, async () => {
+      await lab.apply(changing('Always'))
+      await until(
+        'routes to pod-w1',
+        () => ways('e1', 'pod-w1'),
+        seen => seen.join() === 'vxlan,vxlan',
+      )
+      await pause(1000)
+    })
+    await reaches('pod-e1', lab.addresses('pod-w1'))
+    expect(lost).toBe(0)
+  })
 })
 
 test('no pool wants a tunnel any more, then one does again: devices, rules and addresses go and come', async () => {

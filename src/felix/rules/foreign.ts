@@ -18,7 +18,7 @@ import type { Family } from '../../lib/ip.ts'
 import { hashOf } from './names.ts'
 
 export interface Finding {
-  readonly code: 'K04' | 'K06' | 'K07' | 'K10' | 'P05'
+  readonly code: 'K04' | 'K06' | 'K07' | 'K10' | 'P05' | 'R02'
   readonly message: string
   readonly remedy: string
 }

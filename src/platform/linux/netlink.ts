@@ -336,6 +336,8 @@ export function kernelError(errno: string, what: string, words?: string, cause?:
   switch (errno === 'EACCES' && words === undefined ? 'EPERM' : errno) {
     case 'EPERM':
       return new CodedError({ code: 'not-permitted' }, `cannot ${what}: CAP_NET_ADMIN is missing (${errno})`, { cause })
+    // One number, and Node knows it by this name.
+    case 'ENOTSUP':
     case 'EOPNOTSUPP':
     case 'EAFNOSUPPORT':
     case 'EPROTONOSUPPORT':
