@@ -10,11 +10,13 @@
  *   0:MEMBER        SERVER:0:MEMBER   not to this member
  *   0:SERVER        SERVER:0:0        to nobody
  *
+ * They are taken out on the way; all other communities pass.
+ *
  *   node examples/bgp/route-server.ts --as 65000 --listen 10.0.0.1:179 --member 10.0.0.11@65001 --member 10.0.0.12@65002
  */
 
 import { parseArgs } from 'node:util'
-import { createSpeaker, type RouteFilter } from '../../src/app/speaker.ts'
+import { createSpeaker, type PolicySet, type RouteFilter } from '../../src/app/speaker.ts'
 
 const { values } = parseArgs({
   options: {
@@ -35,12 +37,22 @@ const sane: RouteFilter = ({ prefix, asPath }) =>
   prefix.length <= (prefix.family === 4 ? 24 : 48) &&
   asPath.split(' ').length <= 64
 
+/** What members say to the server is not for other members (RFC 7947 §2.2.4). */
+const withoutControl: PolicySet = {
+  removeCommunities: [
+    [0, '*'],
+    [server, '*'],
+    [server, '*', '*'],
+  ],
+}
+
 function allowedTo(member: number): RouteFilter {
   return ({ communities, largeCommunities }) => {
     const said = (plain: string, large: string): boolean =>
       communities.includes(plain) || largeCommunities.includes(large)
-    if (said(`${server}:${member}`, `${server}:1:${member}`)) return true
-    return !said(`0:${member}`, `${server}:0:${member}`) && !said(`0:${server}`, `${server}:0:0`)
+    const wanted = said(`${server}:${member}`, `${server}:1:${member}`)
+    const refused = said(`0:${member}`, `${server}:0:${member}`) || said(`0:${server}`, `${server}:0:0`)
+    return wanted || !refused ? withoutControl : false
   }
 }
 

@@ -207,9 +207,14 @@ export interface PolicyMatch {
   readonly priority?: number
 }
 
+/** `[65000, 7]`, `[65000, '*']`; of large ones three words. */
+export type CommunityPattern = readonly (number | '*')[]
+
 export interface PolicySet {
   readonly localPref?: number
   readonly med?: number
+  /** Done before any are added. */
+  readonly removeCommunities?: readonly CommunityPattern[]
   readonly addCommunities?: readonly number[]
   readonly addLargeCommunities?: readonly (readonly [number, number, number])[]
   readonly prependAsPath?: readonly number[]

@@ -86,6 +86,24 @@ test('attributes dropped from what a peer sends: optional ones that no route is 
   expect(() => peer({ dropAttributes: [256] })).toThrow('1 to 255')
 })
 
+test('communities to take out', () => {
+  const set = (removeCommunities: readonly string[]) =>
+    peer({ import: { rules: [{ set: { removeCommunities }, action: 'accept' }] } }).importPolicy.rules[0]!.set
+  expect(set(['65000:*', '1:2:*'])).toEqual({
+    removeCommunities: [
+      [65000, '*'],
+      [1, 2, '*'],
+    ],
+  })
+  expect(set(['*'])).toEqual({
+    removeCommunities: [
+      ['*', '*'],
+      ['*', '*', '*'],
+    ],
+  })
+  for (const bad of ['65536:1', 'x:1', '1', '**', '1:2:3:4']) expect(() => set([bad])).toThrow('means no communities')
+})
+
 test('a rule by interface', () => {
   const rules = [{ interface: 'vlan*', action: 'accept' }]
   expect(peer({ import: { rules } }).importPolicy.rules[0]).toMatchObject({ match: { interface: 'vlan*' } })

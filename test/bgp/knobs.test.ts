@@ -7,6 +7,7 @@ import {
   acceptAll,
   type FilteredRoute,
   type Policy,
+  type PolicySet,
   rejectAll,
   type RibPeer,
   type RouteFilter,
@@ -164,6 +165,73 @@ describe('default origination', () => {
     expect(heard(rib, 2)).toEqual([])
     expect(heard(rib, 3)).toEqual(['+0.0.0.0/0'])
     expect(rib.takeUpdates().map(u => u.prefix.key)).toEqual(['0.0.0.0/0'])
+  })
+})
+
+describe('communities taken out by rules', () => {
+  const policy = (set: PolicySet, more: Policy['rules'] = []): Policy => ({
+    rules: [{ name: 'strip', match: {}, set, action: 'next' }, ...more],
+    otherwise: 'accept',
+  })
+  const marks = {
+    communities: [0xfde80001, 0xfde90002, 7],
+    more: 'c0201800000001000000020000000300000009000000020000000a',
+  }
+  const after = (importPolicy: Policy, what: Partial<Announced> = marks) => {
+    const rib = makeRib()
+    rib.addPeer(makePeer(1, 'ebgp', { importPolicy }))
+    give(rib, 1, announce({ path: [65001], hop: '192.0.2.7', ...what }, [p]))
+    settle(rib)
+    const { attributes } = explain(rib, Prefix.of(p)).paths[0]!
+    return [...attributes.communities, ...attributes.largeCommunities].join(' ')
+  }
+  const rows: readonly [string, PolicySet, string][] = [
+    ['exactly one', { removeCommunities: [[65000, 1]] }, '0:7 65001:2 1:2:3 9:2:10'],
+    ['by the first half', { removeCommunities: [[65001, '*']] }, '0:7 65000:1 1:2:3 9:2:10'],
+    ['by the second half', { removeCommunities: [['*', 7]] }, '65000:1 65001:2 1:2:3 9:2:10'],
+    ['large ones', { removeCommunities: [['*', 2, 3]] }, '0:7 65000:1 65001:2 9:2:10'],
+    ['all plain ones', { removeCommunities: [['*', '*']] }, '1:2:3 9:2:10'],
+    ['all large ones', { removeCommunities: [['*', '*', '*']] }, '0:7 65000:1 65001:2'],
+    ['before those of the same rule', { removeCommunities: [['*', '*']], addCommunities: [7] }, '0:7 1:2:3 9:2:10'],
+  ]
+  test.each(rows)('%s', (_name, set, want) => expect(after(policy(set))).toBe(want))
+
+  test('later rules and functions see what is left, also of what earlier rules added', () => {
+    const seen: string[] = []
+    const look: RouteFilter = ({ communities, largeCommunities }) =>
+      seen.push([...communities, ...largeCommunities].join(' ')) > 0
+    const rules: Policy['rules'] = [
+      { name: 'add', match: {}, set: { addCommunities: [8, 9] }, action: 'next' },
+      {
+        name: 'strip',
+        match: {},
+        set: {
+          removeCommunities: [
+            [0, 8],
+            [65000, '*'],
+            [1, '*', '*'],
+          ],
+        },
+        action: 'next',
+      },
+      { name: 'gone', match: { communities: [0xfde80001] }, action: 'reject' },
+      { name: 'gone too', match: { largeCommunities: [[1, 2, 3]] }, action: 'reject' },
+      { name: 'look', match: {}, filter: look, action: 'reject' },
+    ]
+    expect(after({ rules, otherwise: 'reject' })).toBe('0:7 0:9 65001:2 9:2:10')
+    expect(seen).toEqual(['0:7 65001:2 0:9 9:2:10'])
+  })
+
+  test('the attribute goes with its last community', () => {
+    const rib = makeRib()
+    rib.addPeer(makePeer(1, 'ebgp', { importPolicy: policy({ removeCommunities: [['*', '*']] }) }))
+    rib.addPeer(makePeer(2, 'ebgp'))
+    give(rib, 1, announce({ path: [65001], hop: '192.0.2.7', communities: [7] }, [p]))
+    settle(rib)
+    const sent = bodies(rib.take(2, 1 << 20))
+      .map(body => twinRead(body, ebgp))
+      .find(u => u.announced.length > 0)!
+    expect(sent.plainSet).not.toMatch(/c008/)
   })
 })
 

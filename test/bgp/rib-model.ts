@@ -328,6 +328,14 @@ function applyPolicy(
       attrs.values.set(4, hex32(set.med))
       changed.setMed = true
     }
+    if (set?.removeCommunities) {
+      const stay = communities(attrs).filter(
+        c =>
+          !set.removeCommunities!.some(([a, b]) => (a === '*' || a === c >>> 16) && (b === '*' || b === (c & 0xffff))),
+      )
+      if (stay.length > 0) attrs.values.set(8, stay.map(hex32).join(''))
+      else attrs.values.delete(8)
+    }
     if (set?.addCommunities) addCommunities(attrs, set.addCommunities)
     if (set?.prependAsPath) attrs.values.set(2, withPrepended(attrs.values.get(2)!, set.prependAsPath))
     if (action === 'accept') return changed

@@ -85,6 +85,19 @@ const policies: readonly Policy[] = [
   },
   {
     rules: [
+      { name: 'marks', match: { communities: [0xfde80001] }, set: { addCommunities: [7, 9] }, action: 'next' },
+      {
+        name: 'strip',
+        match: {},
+        set: {
+          removeCommunities: [
+            [65000, '*'],
+            [0, 7],
+            [65535, 0],
+          ],
+        },
+        action: 'next',
+      },
       { name: 'blocks', match: { tags: ['block'] }, set: { med: 100 }, action: 'accept' },
       { name: 'via 65001', match: { asPathPrefix: [65001] }, set: { localPref: 50 }, action: 'accept' },
       { name: 'inside', match: { peerType: 'ibgp' }, set: { addCommunities: [0xffffff01] }, action: 'accept' },

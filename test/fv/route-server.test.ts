@@ -175,10 +175,12 @@ test('BIRD and GoBGP get each other’s routes as they came, and none is hidden 
   await until('the first says not to the third, which gets the second one’s', () => birdHas('three', 2))
   expect([birdHas('one', 2), gobgpHas(1)]).toEqual([true, true])
 
-  writeBird('one', 1, ['(0, 65000)', '(65000, 65002)'])
+  writeBird('one', 1, ['(0, 65000)', '(65000, 65002)', '(65001, 78)'])
   birdc('one', 'configure')
-  await until('to nobody but the second', () => gobgp('neighbor', '10.95.0.1', 'adj-in').includes('65000:65002'))
+  await until('to nobody but the second', () => gobgp('neighbor', '10.95.0.1', 'adj-in').includes('65001:78'))
   expect([birdHas('three', 2), gobgpHas(1)]).toEqual([true, true])
+  // What was said to the server is not for the second.
+  expect(gobgp('neighbor', '10.95.0.1', 'adj-in')).not.toMatch(/65000:65002|\b0:65000/)
 
   writeBird('one', 1, [])
   birdc('one', 'configure')

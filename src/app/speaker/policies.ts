@@ -9,7 +9,15 @@
  */
 
 import { acceptAll, rejectAll } from '../../bgp/index.ts'
-import type { Policy, PolicyMatch, PolicyRule, PolicySet, PrefixMatch, RouteFilter } from '../../bgp/index.ts'
+import type {
+  CommunityPattern,
+  Policy,
+  PolicyMatch,
+  PolicyRule,
+  PolicySet,
+  PrefixMatch,
+  RouteFilter,
+} from '../../bgp/index.ts'
 import { familyBits, Prefix } from '../../lib/ip.ts'
 import { asNumber, bad, integer, list, oneOf, type Problems, type Read, record, shown, words } from './fields.ts'
 import type { PolicySettings, RuleChanges, RuleSettings } from './settings.ts'
@@ -80,8 +88,22 @@ interface RuleRead extends Omit<RuleSettings, 'prefixes' | 'notPrefixes' | 'comm
   readonly set?: Partial<ChangesRead>
 }
 
-interface ChangesRead extends Omit<RuleChanges, 'addCommunities'> {
+interface ChangesRead extends Omit<RuleChanges, 'addCommunities' | 'removeCommunities'> {
   readonly addCommunities?: Communities
+  readonly removeCommunities?: readonly (readonly CommunityPattern[])[]
+}
+
+const communityPattern: Read<readonly CommunityPattern[]> = (value, at, problems) => {
+  if (value === '*')
+    return [
+      ['*', '*'],
+      ['*', '*', '*'],
+    ]
+  const parts = typeof value === 'string' && /^(\d+|\*)(:(\d+|\*)){1,2}$/.test(value) ? value.split(':') : []
+  const most = parts.length === 2 ? 65535 : 4294967295
+  if (parts.length > 0 && parts.every(part => part === '*' || Number(part) <= most))
+    return [parts.map(part => (part === '*' ? '*' : Number(part)))]
+  return bad(at, `\`${shown(value)}\` means no communities: \`65000:1\`, \`65000:*\`, \`65000:*:*\` or \`*\``, problems)
 }
 
 const anyNumber = integer(0, 4294967295)
@@ -90,6 +112,7 @@ const changesRead = record<ChangesRead>({
   localPref: anyNumber,
   med: anyNumber,
   addCommunities: communities,
+  removeCommunities: list(communityPattern),
   prependAsPath: list(asNumber),
   nextHop: oneOf('self', 'keep'),
 })
@@ -121,7 +144,8 @@ const rule: Read<PolicyRule> = (value, at, problems) => {
   }
 }
 
-function policySet({ addCommunities, ...rest }: Partial<ChangesRead>): PolicySet {
+function policySet({ addCommunities, removeCommunities, ...more }: Partial<ChangesRead>): PolicySet {
+  const rest = { ...more, ...(removeCommunities && { removeCommunities: removeCommunities.flat() }) }
   if (!addCommunities) return rest
   const { communities: plain, largeCommunities } = addCommunities
   return {

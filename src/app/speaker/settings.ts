@@ -237,6 +237,8 @@ export interface RuleSettings {
 export interface RuleChanges {
   readonly localPref?: number
   readonly med?: number
+  /** Before any are added: `65000:1`, `65000:*`, large ones `65000:*:*`, or `*` for all of both kinds. */
+  readonly removeCommunities?: readonly string[]
   readonly addCommunities?: readonly string[]
   readonly prependAsPath?: readonly number[]
   readonly nextHop?: 'self' | 'keep'

@@ -13,7 +13,7 @@ import { code } from '../wire/attributes.ts'
 import { mark } from './attribute-sets.ts'
 import type { Nets } from './columns.ts'
 import type { Subject } from './policy.ts'
-import { type Edit, keep } from './rewrite.ts'
+import { type Edit, halves, isRemoved, keep } from './rewrite.ts'
 
 /** What a function decided; `rule` names it, with its error where it threw. */
 export interface FilterAnswer {
@@ -48,6 +48,9 @@ function filteredRoute(subject: Subject, nets: Nets, net: number, edit: Edit): F
   const before = path ? asPath.pathText(sets.bytesOf(set), path.start, path.end) : ''
   const localPref = edit.localPref !== keep ? edit.localPref : marks & mark.localPref ? sets.localPref[set] : undefined
   const med = edit.med !== keep ? edit.med : marks & mark.med ? sets.med[set] : undefined
+  const stays = (words: readonly number[]) => !isRemoved(edit.removed, words)
+  const plain = elements(subject, code.communities, 1).filter(([word]) => stays(halves(word!)))
+  const large = elements(subject, code.largeCommunities, 3).filter(stays)
   const added = edit.communities.map(standard)
   const addedLarge = edit.largeCommunities.map(words => words.join(':'))
   return {
@@ -60,10 +63,8 @@ function filteredRoute(subject: Subject, nets: Nets, net: number, edit: Edit): F
     ...(sets.hop[set]! >= 0 && { nextHop: sets.hops.ipOf(sets.hop[set]!) }),
     ...(localPref !== undefined && { localPref }),
     ...(med !== undefined && { med }),
-    communities: [...new Set([...elements(subject, code.communities, 1).map(([word]) => standard(word!)), ...added])],
-    largeCommunities: [
-      ...new Set([...elements(subject, code.largeCommunities, 3).map(words => words.join(':')), ...addedLarge]),
-    ],
+    communities: [...new Set([...plain.map(([word]) => standard(word!)), ...added])],
+    largeCommunities: [...new Set([...large.map(words => words.join(':')), ...addedLarge])],
   }
 }
 

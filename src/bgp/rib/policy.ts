@@ -11,14 +11,23 @@
  */
 
 import { familyBits } from '../../lib/ip.ts'
-import type { PathSource, Policy, PolicyMatch, PolicyRule, PolicySet, PrefixMatch, RouteFilter } from '../types.ts'
+import type {
+  CommunityPattern,
+  PathSource,
+  Policy,
+  PolicyMatch,
+  PolicyRule,
+  PolicySet,
+  PrefixMatch,
+  RouteFilter,
+} from '../types.ts'
 import * as asPath from '../wire/as-path.ts'
 import { findAttribute, valueAt, valueLength } from '../wire/attribute-writer.ts'
 import { code } from '../wire/attributes.ts'
 import type { AttributeSets } from './attribute-sets.ts'
 import { Nets, words } from './columns.ts'
 import { ask } from './filter.ts'
-import { Edit } from './rewrite.ts'
+import { Edit, halves, isRemoved } from './rewrite.ts'
 
 /** Calico's priority of a route that carries this LOCAL_PREF (and back). */
 const largestPriority = 2147483647
@@ -165,10 +174,20 @@ class CompiledRule {
   apply(edit: Edit, set: PolicySet): void {
     if (set.localPref !== undefined) edit.localPref = set.localPref
     if (set.med !== undefined) edit.med = set.med
+    if (set.removeCommunities) remove(edit, set.removeCommunities)
     if (set.addCommunities) edit.communities.push(...set.addCommunities)
     if (set.addLargeCommunities) edit.largeCommunities.push(...set.addLargeCommunities)
     if (set.prependAsPath) edit.prepend.unshift(...set.prependAsPath)
   }
+}
+
+/** Also what rules before this one added. */
+function remove(edit: Edit, patterns: readonly CommunityPattern[]): void {
+  edit.removed.push(...patterns)
+  const plain = edit.communities.filter(one => !isRemoved(patterns, halves(one)))
+  const large = edit.largeCommunities.filter(one => !isRemoved(patterns, one))
+  edit.communities.splice(0, Infinity, ...plain)
+  edit.largeCommunities.splice(0, Infinity, ...large)
 }
 
 function globOf(pattern: string): RegExp {
@@ -182,11 +201,14 @@ function matchesAttributes(match: PolicyMatch, subject: Subject, edit: Edit): bo
     const localPref = edit.localPref >= 0 ? edit.localPref : sets.localPref[set]!
     if (largestPriority - localPref !== match.priority) return false
   }
-  for (const wanted of match.communities ?? [])
-    if (!edit.communities.includes(wanted) && !hasElement(sets, set, code.communities, [wanted])) return false
+  for (const wanted of match.communities ?? []) {
+    if (edit.communities.includes(wanted)) continue
+    if (isRemoved(edit.removed, halves(wanted)) || !hasElement(sets, set, code.communities, [wanted])) return false
+  }
   for (const wanted of match.largeCommunities ?? []) {
     const added = edit.largeCommunities.some(c => c[0] === wanted[0] && c[1] === wanted[1] && c[2] === wanted[2])
-    if (!added && !hasElement(sets, set, code.largeCommunities, wanted)) return false
+    if (added) continue
+    if (isRemoved(edit.removed, wanted) || !hasElement(sets, set, code.largeCommunities, wanted)) return false
   }
   return match.asPathPrefix === undefined || pathBegins(sets, set, edit.prepend, match.asPathPrefix)
 }

@@ -11,6 +11,7 @@ import * as asPath from '../wire/as-path.ts'
 import { attributesAt, valueAt, valueLength } from '../wire/attribute-writer.ts'
 import { code, flag, putHead } from '../wire/attributes.ts'
 import { sortElements } from '../wire/elements.ts'
+import type { CommunityPattern } from '../types.ts'
 import type { AttributeSets } from './attribute-sets.ts'
 
 export const keep = -1
@@ -26,6 +27,8 @@ export class Edit {
   /** In the order in which they shall stand in the path. */
   readonly prepend: number[] = []
   readonly communities: number[] = []
+  /** Taken out of those the set has, of both kinds. */
+  readonly removed: CommunityPattern[] = []
   readonly largeCommunities: (readonly [number, number, number])[] = []
   /** Set when the set has none; `keep`: leave alone. */
   originator: number = keep
@@ -52,6 +55,7 @@ export class Edit {
     if (this.prepend.length > 0) this.prepend.length = 0
     if (this.communities.length > 0) this.communities.length = 0
     if (this.largeCommunities.length > 0) this.largeCommunities.length = 0
+    if (this.removed.length > 0) this.removed.length = 0
     this.external = this.untag = this.publicOnly = this.allCommunities = false
     this.replacedAs = 0
     this.otc = keep
@@ -65,6 +69,7 @@ export class Edit {
       this.prepend.length === 0 &&
       this.communities.length === 0 &&
       this.largeCommunities.length === 0 &&
+      this.removed.length === 0 &&
       this.originator === keep &&
       this.cluster === keep &&
       !this.external &&
@@ -74,6 +79,18 @@ export class Edit {
       !this.untag
     )
   }
+}
+
+/** Whether one of the patterns means this community, plain or large. */
+export function isRemoved(patterns: readonly CommunityPattern[], words: readonly number[]): boolean {
+  return patterns.some(
+    pattern => pattern.length === words.length && pattern.every((part, i) => part === '*' || part === words[i]),
+  )
+}
+
+/** The two halves of a plain community. */
+export function halves(community: number): readonly [number, number] {
+  return [community >>> 16, community & 0xffff]
 }
 
 /** Attributes that do not leave the AS (spec 9.2): LOCAL_PREF and MED have their own fields in the edit. */
@@ -157,7 +174,7 @@ function putChanged(edit: Edit, bytes: Uint8Array, at: number, value: number, ne
       if (edit.localPref === keep) return copy(bytes, at, next, to)
       return edit.localPref === drop ? to : putNumber(flag.transitive, code.localPref, edit.localPref, to)
     case code.communities:
-      if (edit.communities.length === 0) return copy(bytes, at, next, to)
+      if (edit.communities.length === 0 && edit.removed.length === 0) return copy(bytes, at, next, to)
       return putCommunities(edit, bytes, value, next, partial, to)
     case code.clusterList:
       if (edit.external) return to
@@ -170,7 +187,7 @@ function putChanged(edit: Edit, bytes: Uint8Array, at: number, value: number, ne
         ? putTransitive(bytes, at, value, next, to)
         : copy(bytes, at, next, to)
     case code.largeCommunities:
-      if (edit.largeCommunities.length === 0) return copy(bytes, at, next, to)
+      if (edit.largeCommunities.length === 0 && edit.removed.length === 0) return copy(bytes, at, next, to)
       return putLarge(edit, bytes, value, next, partial, to)
     default:
       return edit.external && internalCodes.has(number) ? to : copy(bytes, at, next, to)
@@ -205,23 +222,34 @@ function putCommunities(
   partial: number,
   to: number,
 ): number {
-  let at = copy(bytes, value, next, to + 4)
+  let at = copyRest(edit, bytes, value, next, 1, to + 4)
   for (const community of edit.communities) {
     asPath.putU32(out, at, community)
     at += 4
   }
-  return closeList(code.communities, 4, partial, to, at)
+  return at === to + 4 ? to : closeList(code.communities, 4, partial, to, at)
 }
 
 function putLarge(edit: Edit, bytes: Uint8Array, value: number, next: number, partial: number, to: number): number {
-  let at = copy(bytes, value, next, to + 4)
+  let at = copyRest(edit, bytes, value, next, 3, to + 4)
   for (const community of edit.largeCommunities) {
     for (const word of community) {
       asPath.putU32(out, at, word)
       at += 4
     }
   }
-  return closeList(code.largeCommunities, 12, partial, to, at)
+  return at === to + 4 ? to : closeList(code.largeCommunities, 12, partial, to, at)
+}
+
+/** The communities of so many words each that stay. */
+function copyRest(edit: Edit, bytes: Uint8Array, value: number, next: number, words: 1 | 3, to: number): number {
+  if (edit.removed.length === 0) return copy(bytes, value, next, to)
+  for (let at = value; at < next; at += 4 * words) {
+    const first = asPath.u32(bytes, at)
+    const parts = words === 1 ? halves(first) : [first, asPath.u32(bytes, at + 4), asPath.u32(bytes, at + 8)]
+    if (!isRemoved(edit.removed, parts)) to = copy(bytes, at, at + 4 * words, to)
+  }
+  return to
 }
 
 /** Sorts the elements that lie behind the room for the longest head, and puts the head before them. */
