@@ -10,6 +10,7 @@ import {
   ipamConfigKey,
   ipamPrefix,
   resourceKey,
+  ownResourcesPrefix,
   resourcesPrefix,
   Syncer,
   type SyncerOptions,
@@ -83,6 +84,7 @@ test('what is there, then in sync, then what changes', async () => {
   w.store.put(affinityKey('n', cidr), '{"state":"confirmed"}')
   w.store.put(handleKey('h.1'), '{"block":{}}')
   w.store.put(ipamConfigKey, '{}')
+  w.store.put(resourceKey('ServiceEndpoints', 'ksvc.web', 'shop'), JSON.stringify({ spec: { service: 'web' } }))
   await w.start()
   expect(w.heard().toSorted()).toEqual(
     [
@@ -91,6 +93,7 @@ test('what is there, then in sync, then what changes', async () => {
       '+ BlockAffinity n 10.0.0.0/30',
       '+ IPAMHandle h.1',
       '+ IPAMConfig',
+      '+ ServiceEndpoints shop/ksvc.web',
       'in sync',
       'up',
     ].toSorted(),
@@ -131,6 +134,9 @@ test('nothing of other prefixes, of other kinds, or of v3 affinities', async () 
   w.store.put('/elsewhere/a', '{}')
   w.store.put(`${resourcesPrefix}widgets/a`, '{}')
   w.store.put(`${resourcesPrefix}blockaffinities/a`, '{}')
+  // Calico's tree holds no kinds of ours, and ours none of Calico's.
+  w.store.put(`${resourcesPrefix}serviceendpoints/shop/a`, JSON.stringify({ spec: { service: 'web' } }))
+  w.store.put(`${ownResourcesPrefix}ippools/a`, pool())
   w.store.put(`${ipamPrefix}host/n`, '{}')
   await w.start()
   w.store.delete(`${resourcesPrefix}widgets/a`)

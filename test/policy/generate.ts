@@ -54,13 +54,17 @@ const withPorts = ['TCP', 'TCP', 'UDP', 'SCTP', 6, 17, 132]
 
 /** Documents and packets of one seed. */
 export function generateSet(random: SimRandom, name: string): { set: PolicySet; probes: Probe[] } {
-  const set = { name, documents: new Generator(random).documents() }
+  const set = { name, documents: generateDocuments(random) }
   for (const document of set.documents) {
     const [fault] = faultsOf(document)
     if (fault)
       throw new Error(`${name}: not valid: ${fault.message} at ${fault.path.join('.')}: ${JSON.stringify(document)}`)
   }
   return { set, probes: probesFor(set, random) }
+}
+
+export function generateDocuments(random: SimRandom): Document[] {
+  return new Generator(random).documents()
 }
 
 class Generator extends KubernetesDraw {
