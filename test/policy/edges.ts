@@ -29,6 +29,26 @@ function set(labels: Record<string, string>, nets: readonly string[], namespace?
   return { kind: 'NetworkSet', apiVersion, metadata: { ...metadata, namespace }, spec: { nets } }
 }
 
+/** Of the service `front` in `red`. */
+function slice(name: string, found: readonly string[]): Document {
+  const labels = { 'kubernetes.io/service-name': 'front' }
+  const more: object = {
+    addressType: found[0]!.includes(':') ? 'IPv6' : 'IPv4',
+    endpoints: found.map(ip => ({ addresses: [ip], conditions: { ready: false } })),
+    ports: [{ protocol: 'TCP', port: 80 }],
+  }
+  return {
+    apiVersion: 'discovery.k8s.io/v1',
+    kind: 'EndpointSlice',
+    metadata: { name, namespace: 'red', labels },
+    ...more,
+  }
+}
+
+function service(spec: object): Document {
+  return { apiVersion: 'v1', kind: 'Service', metadata: { name: 'front', namespace: 'red' }, spec }
+}
+
 const addresses = (name: string): string[] => [4, 6].map(family => stationOf(name).ip[family as 4 | 6].toPrefix().key)
 
 function profile(name: string, ingress: readonly PolicyRule[]): Document {
@@ -130,6 +150,31 @@ const edges: readonly Edge[] = [
       probe.family === 4
         ? ['p11', 'p21', 'p22'].includes(from) && isTcp(probe, 80)
         : from === 'p21' && isTcp(probe, 81),
+  },
+  {
+    name: 'a source that is a service: its endpoints, from whatever port they send; neither ready nor of one slice',
+    more: [slice('front-4', ['10.65.0.1', '10.99.0.100']), slice('front-6', ['fd65:0:0:1::1', 'fd99::100'])],
+    rules: [allow({ services: { name: 'front', namespace: 'red' } })],
+    promise: (from, probe) => from === 'ext' || from === (probe.family === 4 ? 'p11' : 'p21'),
+  },
+  {
+    name: 'a service nobody has heard of names nobody; nor does one of that name elsewhere',
+    more: [slice('front-4', ['10.65.0.1', 'fd65::1'])],
+    rules: [
+      allow({ services: { name: 'front', namespace: 'blue' } }),
+      allow({ services: { name: 'x', namespace: 'red' } }),
+    ],
+    promise: () => false,
+  },
+  {
+    name: 'the pods of a service are those of its namespace with all its labels',
+    labels: { app: 'web', tier: 'front' },
+    more: [
+      service({ selector: { app: 'web', tier: 'front' }, ports: [{ port: 80, targetPort: 'nothing' }] }),
+      set({ app: 'web', tier: 'front' }, addresses('ext'), 'red'),
+    ],
+    rules: [allow({ services: { name: 'front', namespace: 'red' } })],
+    promise: from => from === 'p11',
   },
   {
     name: 'more ports than one line of multiport takes',
