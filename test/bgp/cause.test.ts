@@ -5,6 +5,7 @@ import {
   type Cause,
   type CauseCode,
   causeOf,
+  describeDown,
   type Circumstances,
   dialFailed,
   waitsForPeer,
@@ -289,3 +290,28 @@ const silent: readonly { readonly name: string; readonly why: DownReason }[] = [
 ]
 for (const { name, why } of silent)
   test(`${name} is no cause: what was known stays`, () => expect(over(why)).toBe(undefined))
+
+const histories: readonly { readonly why: DownReason; readonly words: string }[] = [
+  { why: { kind: 'stopped' }, words: 'stopped here' },
+  {
+    why: { kind: 'stopped', sent: shutdownNotification(cease.shutdown, 'upgrade') },
+    words: 'stopped here, sent 6/2 Cease, administrative shutdown "upgrade"',
+  },
+  { why: { kind: 'abandoned' }, words: 'given up quietly' },
+  {
+    why: sent(code.hold, 0, 'hold timer expired: silent for 90 s'),
+    words: 'hold timer expired: silent for 90 s; sent 4/0 hold timer expired',
+  },
+  {
+    why: { kind: 'received', received: shutdownNotification(cease.reset, 'new\u0007 line') },
+    words: 'received 6/4 Cease, administrative reset "new\\u{7} line"',
+  },
+  { why: lost, words: 'TCP closed, no NOTIFICATION' },
+  {
+    why: { kind: 'tcp', reason: 'reset', message: 'read ECONNRESET' },
+    words: 'TCP: read ECONNRESET',
+  },
+  { why: { kind: 'tcp', reason: 'timeout', message: '' }, words: 'TCP: timeout' },
+  { why: { kind: 'unexpected', what: 'OPEN' }, words: 'unexpected: OPEN' },
+]
+for (const { why, words } of histories) test(`in the history: ${words}`, () => expect(describeDown(why)).toBe(words))
