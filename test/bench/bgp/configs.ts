@@ -140,7 +140,7 @@ export function openbgpdConfig(scene: Scene, socket: string): string {
  passive
  announce IPv4 ${family === 4 ? 'unicast' : 'none'}
  announce IPv6 ${family === 6 ? 'unicast' : 'none'}
-${reflects ? ` remote-as ${localAs}\n route-reflector\n` : ''}${members.map(({ name: of, address, as }) => ` neighbor ${address} { descr "${of}"${reflects ? '' : `; remote-as ${as}`} }`.replace('"; ', '"\n')).join('\n')}
+${reflects ? ` remote-as ${localAs}\n route-reflector\n` : ''}${members.map(({ name: of, address, as }) => ` neighbor ${address} { ${reflects ? `descr "${of}"` : `remote-as ${as}`} }`).join('\n')}
 }`
   const rules = filters
     ? `allow from any set localpref ${terms.localPref}
