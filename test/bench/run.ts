@@ -19,6 +19,7 @@ export interface Bench {
 }
 
 const rooms: Readonly<Record<string, () => Promise<Bench>>> = {
+  bgp: () => import('./bgp.ts'),
   ipam: () => import('./ipam.ts'),
 }
 

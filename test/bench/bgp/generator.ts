@@ -285,7 +285,7 @@ class Run {
     const inside = this.#usage.cpu()
     const generatorSeconds = ownSeconds() - own
     const machineInside = machineSeconds() - machine
-    if (settles) this.#quiet(0.5, 30)
+    if (settles) this.#quiet(0, 30)
     const used = this.#usage.cpu()
     const reason = this.#usage.alive ? (this.#sessions.broken ?? why) : 'the daemon has ended'
     const line: Phase = {
