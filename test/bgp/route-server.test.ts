@@ -218,6 +218,30 @@ describe('no path is hidden behind a better one (RFC 7947 §2.3)', () => {
     expect(heard(rib, 4)).toEqual(both('+65002 9'))
   })
 
+  test('made a client while the session is up, and an ordinary peer again', () => {
+    const plain = { exportPolicy: notBy(65001) }
+    const rib = serve(3, slot => (slot === 3 ? { ...plain, routeServerClient: false } : {}))
+    say(rib, 1)
+    say(rib, 2, { path: [65002, 9] })
+    expect(heard(rib, 3)).toEqual(both())
+    rib.changePeer(makePeer(3, 'ebgp', { ...plain, routeServerClient: true }))
+    settle(rib)
+    expect(heard(rib, 3)).toEqual(both('+65002 9'))
+    rib.changePeer(makePeer(3, 'ebgp', plain))
+    settle(rib)
+    expect(heard(rib, 3)).toEqual(both('-'))
+  })
+
+  test('a refresh tells it all again, alternates too (RFC 2918)', () => {
+    const rib = serve(3)
+    say(rib, 2, { path: [65002, 9] })
+    say(rib, 1)
+    for (const slot of [1, 2, 3]) heard(rib, slot)
+    for (const slot of [1, 3]) for (const family of families) rib.refresh(slot, family)
+    settle(rib)
+    expect([heard(rib, 1), heard(rib, 3)]).toEqual([both('+65002 9'), both('+65001')])
+  })
+
   test('nothing stays behind when all clients are gone', () => {
     const rib = serve(4, slot =>
       slot === 4 ? { exportPolicy: notBy(65001) } : slot === 3 ? { exportPolicy: rejectAll } : {},
