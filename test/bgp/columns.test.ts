@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { AttributeSets } from '../../src/bgp/rib/attribute-sets.ts'
-import { IntQueue, Nets } from '../../src/bgp/rib/columns.ts'
+import { IntQueue, Nets, Paths } from '../../src/bgp/rib/columns.ts'
 import { Ip, Prefix } from '../../src/lib/ip.ts'
 
 const prefix4 = fc
@@ -142,4 +142,22 @@ test('an id that is used again is another set', () => {
   const second = sets.intern(b, 0, b.length)
   expect(second).toBe(first)
   expect(sets.serial[second]).not.toBe(serial)
+})
+
+test('columns grow one at a time, and every one of them holds every id, whenever identifiers are first kept', () => {
+  for (let keepAt = 0; keepAt < 150; keepAt++) {
+    const paths = new Paths()
+    const nets = new Nets(4, 1)
+    for (let n = 0; n < 300; n++) {
+      if (n === keepAt) paths.keepIds()
+      const path = paths.take()
+      const { net, source, received, used, next, why, epoch, id } = paths
+      const columns = [net, source, received, used, next, why, epoch, ...(n >= keepAt ? [id] : [])]
+      expect(Math.min(...columns.map(column => column.length))).toBeGreaterThan(path)
+      const one = nets.add4(n << 8, 24)
+      const { key, first, best, told, length, flags } = nets
+      expect(Math.min(...[key, first, best, told, length, flags].map(column => column.length))).toBeGreaterThan(one)
+      expect(nets.capacity).toBeGreaterThan(one)
+    }
+  }
 })

@@ -16,7 +16,7 @@ import { familyBits, Ip, Prefix } from '../../lib/ip.ts'
 import * as asPath from '../wire/as-path.ts'
 import { attributesAt, valueAt, valueLength } from '../wire/attribute-writer.ts'
 import { code } from '../wire/attributes.ts'
-import { gone, grown, Nets, Slots, words } from './columns.ts'
+import { gone, grown, growsAt, Nets, Slots, words } from './columns.ts'
 
 /** Bits of `AttributeSets.marks`. */
 export const mark = {
@@ -69,12 +69,16 @@ export class AttributeSets {
   readonly #slots: Slots
   readonly #seed: number
   #capacity: number
+  /** Of four groups of columns, those not yet grown beyond it, and when the next one is. */
+  #left = 4
+  #growAt: number
   #free = -1
   #serials = 0
 
   constructor(seed: number, capacity = 64) {
     this.#seed = seed
     this.#capacity = capacity
+    this.#growAt = growsAt(capacity, this.#left)
     this.hops = new NextHops(seed)
     this.length = new Int32Array(capacity)
     this.refs = new Int32Array(capacity)
@@ -167,7 +171,7 @@ export class AttributeSets {
     if (set >= 0) this.#free = this.hop[set]!
     else {
       set = this.high++
-      if (set === this.#capacity) this.#grow()
+      if (set >= this.#growAt) this.#growNext()
     }
     this.count++
     this.refs[set] = 0
@@ -237,23 +241,31 @@ export class AttributeSets {
     this.#freePage(page)
   }
 
-  #grow(): void {
-    const capacity = (this.#capacity *= 2)
-    this.length = grown(this.length, capacity)
-    this.refs = grown(this.refs, capacity)
-    this.serial = grown(this.serial, capacity)
-    this.localPref = grown(this.localPref, capacity)
-    this.med = grown(this.med, capacity)
-    this.firstAs = grown(this.firstAs, capacity)
-    this.originator = grown(this.originator, capacity)
-    this.pathLength = grown(this.pathLength, capacity)
-    this.clusterLength = grown(this.clusterLength, capacity)
-    this.origin = grown(this.origin, capacity)
-    this.marks = grown(this.marks, capacity)
-    this.hop = grown(this.hop, capacity)
-    this.#page = grown(this.#page, capacity)
-    this.#at = grown(this.#at, capacity)
-    this.#hash = grown(this.#hash, capacity)
+  #growNext(): void {
+    const larger = this.#capacity * 2
+    if (this.#left === 4) {
+      this.length = grown(this.length, larger)
+      this.refs = grown(this.refs, larger)
+      this.serial = grown(this.serial, larger)
+      this.localPref = grown(this.localPref, larger)
+    } else if (this.#left === 3) {
+      this.med = grown(this.med, larger)
+      this.firstAs = grown(this.firstAs, larger)
+      this.originator = grown(this.originator, larger)
+      this.pathLength = grown(this.pathLength, larger)
+      this.clusterLength = grown(this.clusterLength, larger)
+    } else if (this.#left === 2) {
+      this.origin = grown(this.origin, larger)
+      this.marks = grown(this.marks, larger)
+      this.hop = grown(this.hop, larger)
+      this.#page = grown(this.#page, larger)
+    } else {
+      this.#at = grown(this.#at, larger)
+      this.#hash = grown(this.#hash, larger)
+      this.#capacity = larger
+      this.#left = 5
+    }
+    this.#growAt = growsAt(this.#capacity, --this.#left)
   }
 
   /** Fills the decision columns from the octets. */

@@ -7,8 +7,9 @@
  *     index  Int32 of net + 1, linear probing, at most 0.6 full                                   7 to 13 octets
  *
  * A net and a path are small integers; freed ones are used again. Hashes are mixed with a seed from `Random`, so that no
- * peer can choose prefixes that collide. Arrays grow by doubling; the index moves to its next size a few slots per
- * insertion, so that no single insertion waits for a rehash: meanwhile both tables are looked into.
+ * peer can choose prefixes that collide. Nothing waits for growth: arrays double one at a time, some ids apart and before
+ * they are full (`growsAt`), and the index moves to its next size a few slots per insertion, while both tables are looked
+ * into. Copying one array of a million takes some 2 ms, of all of them 30.
  *
  * Best paths are chosen in `decide.ts`; what refers to a net and when it may be freed is known in `table.ts`.
  */
@@ -133,6 +134,14 @@ export class Slots {
   }
 }
 
+/**
+ * The id at which the next of the last `left` columns must grow that have not yet: the steps lie apart, so that one slice
+ * of work meets one or two of them.
+ */
+export function growsAt(capacity: number, left: number): number {
+  return capacity - left * Math.max(1, capacity >> 8)
+}
+
 /** The prefixes of one family. */
 export class Nets {
   readonly family: Family
@@ -150,7 +159,11 @@ export class Nets {
   /** Nets below this were in use at some time. */
   high = 0
   count = 0
+  /** All columns are at least so long. */
   capacity: number
+  /** Columns not yet grown beyond it, and when the next one is. */
+  #left = 6
+  #growAt: number
   readonly #slots: Slots
   readonly #seed: number
   #free = -1
@@ -161,6 +174,7 @@ export class Nets {
     this.family = family
     this.words = family === 4 ? 1 : 4
     this.capacity = capacity
+    this.#growAt = growsAt(capacity, this.#left)
     this.#seed = seed
     this.key = new Int32Array(capacity * this.words)
     this.length = new Uint8Array(capacity)
@@ -303,7 +317,7 @@ export class Nets {
     if (net >= 0) this.#free = this.first[net]!
     else {
       net = this.high++
-      if (net === this.capacity) this.#grow()
+      if (net >= this.#growAt) this.#growNext()
     }
     this.length[net] = length
     this.first[net] = -1
@@ -314,14 +328,19 @@ export class Nets {
     return net
   }
 
-  #grow(): void {
-    this.capacity *= 2
-    this.key = grown(this.key, this.capacity * this.words)
-    this.first = grown(this.first, this.capacity)
-    this.best = grown(this.best, this.capacity)
-    this.told = grown(this.told, this.capacity)
-    this.length = grown(this.length, this.capacity)
-    this.flags = grown(this.flags, this.capacity)
+  #growNext(): void {
+    const larger = this.capacity * 2
+    if (this.#left === 6) this.key = grown(this.key, larger * this.words)
+    else if (this.#left === 5) this.first = grown(this.first, larger)
+    else if (this.#left === 4) this.best = grown(this.best, larger)
+    else if (this.#left === 3) this.told = grown(this.told, larger)
+    else if (this.#left === 2) this.length = grown(this.length, larger)
+    else {
+      this.flags = grown(this.flags, larger)
+      this.capacity = larger
+      this.#left = 7
+    }
+    this.#growAt = growsAt(this.capacity, --this.#left)
   }
 }
 
@@ -344,10 +363,14 @@ export class Paths {
   high = 0
   count = 0
   #capacity: number
+  /** As in `Nets`. */
+  #left = 8
+  #growAt: number
   #free = -1
 
   constructor(capacity = 64) {
     this.#capacity = capacity
+    this.#growAt = growsAt(capacity, this.#left)
     this.net = new Int32Array(capacity)
     this.source = new Uint16Array(capacity)
     this.received = new Int32Array(capacity)
@@ -369,7 +392,7 @@ export class Paths {
       this.#free = this.next[path]!
       return path
     }
-    if (this.high === this.#capacity) this.#grow()
+    if (this.high >= this.#growAt) this.#growNext()
     return this.high++
   }
 
@@ -385,16 +408,22 @@ export class Paths {
     if (this.id.length === 0) this.id = new Uint32Array(this.#capacity)
   }
 
-  #grow(): void {
-    this.#capacity *= 2
-    this.net = grown(this.net, this.#capacity)
-    this.source = grown(this.source, this.#capacity)
-    this.received = grown(this.received, this.#capacity)
-    this.used = grown(this.used, this.#capacity)
-    this.next = grown(this.next, this.#capacity)
-    this.why = grown(this.why, this.#capacity)
-    this.epoch = grown(this.epoch, this.#capacity)
-    if (this.id.length > 0) this.id = grown(this.id, this.#capacity)
+  #growNext(): void {
+    const larger = this.#capacity * 2
+    if (this.#left === 8) this.net = grown(this.net, larger)
+    else if (this.#left === 7) this.source = grown(this.source, larger)
+    else if (this.#left === 6) this.received = grown(this.received, larger)
+    else if (this.#left === 5) this.used = grown(this.used, larger)
+    else if (this.#left === 4) this.next = grown(this.next, larger)
+    else if (this.#left === 3) this.why = grown(this.why, larger)
+    else if (this.#left === 2) this.epoch = grown(this.epoch, larger)
+    else {
+      // Last, so that `keepIds` may come at any time before.
+      if (this.id.length > 0) this.id = grown(this.id, larger)
+      this.#capacity = larger
+      this.#left = 9
+    }
+    this.#growAt = growsAt(this.#capacity, --this.#left)
   }
 }
 
