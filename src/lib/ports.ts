@@ -186,8 +186,8 @@ export interface ConnEvents {
   data(chunk: Uint8Array): void
   /** Room again after `write` returned false. */
   drained?(): void
-  /** Octets have left the process since the last call; every buffer handed to `write` before is free again when
-   * `conn.queued()` is 0. */
+  /** Octets that had to wait (`conn.queued()` was not 0 after `write`) have left the process since the last call; of what
+   * leaves at once nothing need be said. Every buffer handed to `write` before is free again when `conn.queued()` is 0. */
   sent?(): void
   /** The peer sent FIN; nothing more will be read. */
   ended?(): void

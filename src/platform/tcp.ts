@@ -194,7 +194,7 @@ class TcpConn implements Conn {
     const socket = this.#socket
     if (!socket.writable) return false
     const last = parts.length - 1
-    if (last === 0) socket.write(bufferOf(parts[0]!), this.#left)
+    if (last === 0) this.#writeOne(bufferOf(parts[0]!))
     else if (last > 0) {
       // Corked, so that all parts leave in one system call and, where they fit, in one segment.
       socket.cork()
@@ -203,6 +203,14 @@ class TcpConn implements Conn {
       socket.uncork()
     }
     return !socket.writableNeedDrain
+  }
+
+  /** Most writes leave at once; a callback costs a turn of the microtask queue, so only one that has to wait gets it. */
+  #writeOne(part: Buffer): void {
+    const socket = this.#socket
+    const waits = socket.writableLength > 0
+    socket.write(part, waits ? this.#left : undefined)
+    if (!waits && socket.writableLength > 0) socket.write(nothing, this.#left)
   }
 
   queued(): number {
@@ -232,8 +240,9 @@ class TcpConn implements Conn {
   }
 }
 
+const nothing = Buffer.alloc(0)
 let lastPart: Uint8Array | undefined
-let lastBuffer: Buffer = Buffer.alloc(0)
+let lastBuffer: Buffer = nothing
 
 /** Node writes Buffers only, and makes one of anything else; many sockets get the same octets in a row. */
 function bufferOf(part: Uint8Array): Buffer {

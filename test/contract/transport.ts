@@ -241,7 +241,7 @@ function streamCases({ world, joined }: Tools): void {
     equal(far.received, before)
     far.conn!.resume()
     await world().until(() => far.received === written)
-    await world().until(() => near.drains > 0 && near.conn!.queued() === 0)
+    await world().until(() => near.drains > 0 && near.sends > 0 && near.conn!.queued() === 0)
     near.stop()
     await world().until(() => near.over)
   })

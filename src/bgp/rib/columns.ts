@@ -190,7 +190,10 @@ export class Nets {
   }
 
   find4(address: number, length: number): number {
-    const hash = mix4(this.#seed, address, length)
+    return this.#find4(mix4(this.#seed, address, length), address, length)
+  }
+
+  #find4(hash: number, address: number, length: number): number {
     const { table, mask, old, oldMask } = this.#slots
     const { key, length: lengths } = this
     let at = hash & mask
@@ -212,16 +215,20 @@ export class Nets {
   }
 
   add4(address: number, length: number): number {
-    const found = this.find4(address, length)
+    const hash = mix4(this.#seed, address, length)
+    const found = this.#find4(hash, address, length)
     if (found >= 0) return found
     const net = this.#take(length)
     this.key[net] = address
-    this.#slots.insert(mix4(this.#seed, address, length), net)
+    this.#slots.insert(hash, net)
     return net
   }
 
   find6(a: number, b: number, c: number, d: number, length: number): number {
-    const hash = mix6(this.#seed, a, b, c, d, length)
+    return this.#find6(mix6(this.#seed, a, b, c, d, length), a, b, c, d, length)
+  }
+
+  #find6(hash: number, a: number, b: number, c: number, d: number, length: number): number {
     const { table, mask, old, oldMask } = this.#slots
     let at = hash & mask
     for (let value = table[at]!; value !== 0; value = table[at]!) {
@@ -240,7 +247,8 @@ export class Nets {
   }
 
   add6(a: number, b: number, c: number, d: number, length: number): number {
-    const found = this.find6(a, b, c, d, length)
+    const hash = mix6(this.#seed, a, b, c, d, length)
+    const found = this.#find6(hash, a, b, c, d, length)
     if (found >= 0) return found
     const net = this.#take(length)
     const at = net * 4
@@ -248,7 +256,7 @@ export class Nets {
     this.key[at + 1] = b
     this.key[at + 2] = c
     this.key[at + 3] = d
-    this.#slots.insert(mix6(this.#seed, a, b, c, d, length), net)
+    this.#slots.insert(hash, net)
     return net
   }
 

@@ -237,9 +237,8 @@ export class Exporter {
     if (transparent) return this.#marked()
     // A MED received is for us; one of our own or set by policy is for them (RFC 4271 §5.1.4).
     if (edit.med === keep && from !== kind.local) edit.med = drop
-    // In front of what a policy prepends, which is rare: nothing is moved then.
-    if (edit.prepend.length > 0) edit.prepend.unshift(...this.terms.prepend)
-    else for (const as of this.terms.prepend) edit.prepend.push(as)
+    // In front of what a policy prepends, which is rare: no array is made then.
+    edit.prepend = edit.prepend.length === 0 ? this.terms.prepend : [...this.terms.prepend, ...edit.prepend]
     edit.publicOnly = this.terms.removePrivateAs
     if (this.terms.overriddenAs !== 0) {
       edit.replacedAs = this.terms.overriddenAs

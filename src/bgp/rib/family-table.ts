@@ -195,10 +195,10 @@ export class FamilyTable implements Candidates, Outgoing {
       const net = this.dirty.shift()
       if (several) several[i] = net
       const flags = nets.flags[net]!
-      nets.flags[net] = flags & ~(netFlag.dirty | netFlag.touched)
-      if (decide(this, net, (flags & netFlag.touched) !== 0)) {
+      const isChanged = decide(this, net, (flags & netFlag.touched) !== 0)
+      nets.flags[net] = (flags & ~(netFlag.dirty | netFlag.touched)) | (isChanged ? netFlag.changed : 0)
+      if (isChanged) {
         changed[some++] = net
-        nets.flags[net]! |= netFlag.changed
         this.#tell(net)
       } else if (nets.first[net]! < 0) this.released(net)
       // What is used beside the best path may be different: found out when the owner asks.

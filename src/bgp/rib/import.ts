@@ -80,7 +80,7 @@ export class Importer {
     }
     if (leaving && edit.localPref === keep) edit.localPref = 0
     if (marked) edit.otc = peer.remoteAs
-    if (prepended) edit.prepend.push(peer.localAs)
+    if (prepended) edit.prepend = [...edit.prepend, peer.localAs]
     if (!edit.empty) this.used = this.#rewriteOnce(set, verdict.applied)
   }
 

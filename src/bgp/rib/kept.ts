@@ -70,13 +70,17 @@ export class Kept {
   listed(members: number[]): Excluded {
     if (members.length === 0) return nobody
     // By far the most frequent: the source itself, whose AS is in the path of all that it sends.
-    if (members.length === 1) return (this.#alone[members[0]!] ??= members)
+    if (members.length === 1) return this.#listOf(members[0]!)
     const list = members.sort((a, b) => a - b)
     const key = list.join()
     const known = this.#lists.get(key)
     if (known) return known
     this.#lists.set(key, list)
     return list
+  }
+
+  #listOf(member: number): Excluded {
+    return (this.#alone[member] ??= [member])
   }
 
   /** Between two flushes: forgets lists when there are many. */
@@ -86,9 +90,7 @@ export class Kept {
 
   #find(set: number): Excluded {
     const sets = this.#sets
-    let found: number[] | undefined
-    const byHop = sets.hop[set]! < 0 ? undefined : this.#byHop.get(sets.hop[set]!)
-    if (byHop) found = [...byHop]
+    let found = (sets.hop[set]! < 0 ? undefined : this.#byHop.get(sets.hop[set]!)) ?? nobody
     if (this.#byAs.size > 0) {
       const bytes = sets.bytesOf(set)
       const at = findAttribute(bytes, sets.startOf(set), sets.startOf(set) + sets.length[set]!, code.asPath)
@@ -97,14 +99,32 @@ export class Kept {
         const next = part + 2 + bytes[part + 1]! * 4
         for (let p = part + 2; p < next; p += 4) {
           const members = this.#byAs.get(asPath.u32(bytes, p))
-          if (members) (found ??= []).push(...members)
+          if (members) found = joined(found, members)
         }
         part = next
       }
     }
-    if (!found) return nobody
-    return this.listed(found.length === 1 ? found : [...new Set(found)])
+    return found.length === 0 ? nobody : found.length === 1 ? this.#listOf(found[0]!) : this.listed([...found])
   }
+}
+
+/** Routes with one set by one source: who must not have them. Most nets of a flush come in runs of such. */
+export class Run {
+  /** Set + 1; 0: none yet. */
+  set = 0
+  source = 0
+  /** The source as messages name it. */
+  known = 0
+  kept: Excluded = nobody
+  /** All members that must not have them, the source among them. */
+  readonly without: Member[] = []
+  withoutCount = 0
+}
+
+/** Mostly the same single member by its address and by its AS: nothing is made then. */
+function joined(a: readonly number[], b: readonly number[]): readonly number[] {
+  if (a.length === 0 || a === b) return b
+  return b.length === 1 && a.includes(b[0]!) ? a : [...new Set([...a, ...b])]
 }
 
 function append(map: Map<number, number[]>, key: number, value: number): void {

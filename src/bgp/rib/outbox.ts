@@ -36,7 +36,7 @@ import { grown, type Nets, type Paths } from './columns.ts'
 import { Encoder } from './encode.ts'
 import { Entries } from './entries.ts'
 import type { Exporter, Origin } from './export.ts'
-import { Kept } from './kept.ts'
+import { Kept, Run } from './kept.ts'
 import { Member } from './member.ts'
 import { prefixesOf } from './replay.ts'
 import { type Excluded, nobody, onlyFor, Ring } from './ring.ts'
@@ -86,6 +86,12 @@ export class UpdateGroup {
   #attached = 0
   readonly #detached = new Set<Member>()
   readonly #kept: Kept
+  // The last answer of the exporter, for neighbours that share their attributes.
+  #asked = -2
+  #askedOf = 0
+  #answered = 0
+  readonly #present = new Run()
+  readonly #past = new Run()
   /** Entries that announce nothing any more since the flush began. */
   readonly #idle: number[] = []
 
@@ -189,6 +195,9 @@ export class UpdateGroup {
     this.#makeRoom()
     pending.clear()
     this.#kept.trim()
+    // What was found holds during a flush: no set is let go before its end, and members are the same.
+    this.#asked = -2
+    this.#present.set = this.#past.set = 0
     if (this.entries) for (let i = 0; i < count; i++) this.#changeSeveral(this.entries, list[i]!)
     else if (this.alternates) for (let i = 0; i < count; i++) this.#changeServed(this.alternates, list[i]!)
     else for (let i = 0; i < count; i++) this.#change(list[i]!)
@@ -205,8 +214,56 @@ export class UpdateGroup {
     const { nets, paths } = this.#table
     const path = nets.best[net]!
     const source = path < 0 ? 0 : paths.source[path]!
-    const answer = path < 0 ? -1 : this.exporter.out(paths.used[path]!, this.#table.originOf(source), nets, net)
-    this.#put(net, answer < 0 ? 0 : answer + 1, source)
+    const used = path < 0 ? -1 : paths.used[path]!
+    if (used !== this.#asked || source !== this.#askedOf || this.exporter.policy.readsPrefix) {
+      this.#asked = used
+      this.#askedOf = source
+      this.#answered = used < 0 ? 0 : Math.max(-1, this.exporter.out(used, this.#table.originOf(source), nets, net)) + 1
+    }
+    const set = this.#answered
+    // New and gone routes are the bulk of large tables.
+    if (set !== 0 && this.outSet[net] === 0 && this.#detached.size === 0) this.#putNew(net, set, source)
+    else if (set === 0 && this.#detached.size === 0) this.#putGone(net)
+    else this.#put(net, set, source)
+  }
+
+  /** As `#put`, for a net that had no route, while all members are in step. */
+  #putNew(net: number, set: number, source: number): void {
+    const run = this.#runOf(this.#present, set, source)
+    this.count++
+    for (let i = 0; i < run.withoutCount; i++) run.without[i]!.excluded++
+    this.#table.sets.hold(set - 1)
+    this.outSet[net] = set
+    this.outSource[net] = source
+    if (this.#attached > 0) pending.announce(net, set - 1, run.known, run.kept)
+  }
+
+  /** As `#put`, for a net that has none any more, while all members are in step. */
+  #putGone(net: number): void {
+    const before = this.outSet[net]!
+    if (before === 0) return
+    const run = this.#runOf(this.#past, before, this.outSource[net]!)
+    this.count--
+    for (let i = 0; i < run.withoutCount; i++) run.without[i]!.excluded--
+    releasable.push(before - 1)
+    this.outSet[net] = this.outSource[net] = 0
+    if (this.#attached > 0) pending.withdraw(net, run.known, run.kept)
+  }
+
+  #runOf(run: Run, set: number, source: number): Run {
+    if (run.set === set && run.source === source) return run
+    run.set = set
+    run.source = source
+    run.known = this.#known(source)
+    run.kept = this.#kept.from(set - 1)
+    // No array is made and none is shortened: there are as many runs as attribute sets.
+    const own = this.members.get(source)
+    let count = 0
+    if (own) run.without[count++] = own
+    for (let i = 0; i < run.kept.length; i++)
+      if (run.kept[i] !== source) run.without[count++] = this.members.get(run.kept[i]!)!
+    run.withoutCount = count
+    return run
   }
 
   #defaultSet(): number {

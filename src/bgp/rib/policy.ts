@@ -177,7 +177,7 @@ class CompiledRule {
     if (set.removeCommunities) remove(edit, set.removeCommunities)
     if (set.addCommunities) edit.communities.push(...set.addCommunities)
     if (set.addLargeCommunities) edit.largeCommunities.push(...set.addLargeCommunities)
-    if (set.prependAsPath) edit.prepend.unshift(...set.prependAsPath)
+    if (set.prependAsPath) edit.prepend = [...set.prependAsPath, ...edit.prepend]
   }
 }
 

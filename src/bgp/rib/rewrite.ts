@@ -17,6 +17,8 @@ import type { AttributeSets } from './attribute-sets.ts'
 export const keep = -1
 export const drop = -2
 
+const noNumbers: readonly number[] = []
+
 /** What is to change in a set. Reused: `reset` before each use. */
 export class Edit {
   /** A value, `keep` or `drop`. */
@@ -25,7 +27,7 @@ export class Edit {
   /** Octets of the next hop; undefined: as it is. */
   nextHop: Uint8Array | undefined
   /** In the order in which they shall stand in the path. */
-  readonly prepend: number[] = []
+  prepend: readonly number[] = noNumbers
   readonly communities: number[] = []
   /** Taken out of those the set has, of both kinds. */
   readonly removed: CommunityPattern[] = []
@@ -51,8 +53,8 @@ export class Edit {
   reset(): void {
     this.localPref = this.med = this.originator = this.cluster = keep
     this.nextHop = undefined
+    this.prepend = noNumbers
     // Setting a length is a call into the runtime, and this runs per prefix where policies read prefixes.
-    if (this.prepend.length > 0) this.prepend.length = 0
     if (this.communities.length > 0) this.communities.length = 0
     if (this.largeCommunities.length > 0) this.largeCommunities.length = 0
     if (this.removed.length > 0) this.removed.length = 0

@@ -542,22 +542,23 @@ export class Rib implements RibPort {
   }
 
   take(slot: number, maxOctets: number): Uint8Array[] {
-    const out: Uint8Array[] = []
     const state = this.#slots[slot]
-    if (!state) return out
+    if (!state) return []
+    let out: Uint8Array[] | undefined
     let left = maxOctets
     for (const family of families) {
       const place = state.members.get(family)
       if (!place) continue
       while (left > 0 && this.#hasOutput(family, place)) {
         // Not to go over by a message when something is there already.
-        if (out.length > 0 && left < state.peer.maxMessageOctets) return out
+        if (out && left < state.peer.maxMessageOctets) return out
         const octets = place.group.next(place.member, left)!
-        out.push(octets)
+        if (out) out.push(octets)
+        else out = [octets]
         left -= octets.length
       }
     }
-    return out
+    return out ?? []
   }
 
   hasOutput(slot: number): boolean {

@@ -220,7 +220,7 @@ export class Connection {
         this.#countMessages(part)
         octets += part.length
       }
-      if (octets > 0) conn.write(parts)
+      if (octets > 0) this.#hand(conn, parts)
       // Had another message been there, it would have fitted.
       if (octets <= takeOctets - this.#maxOctets || octets === 0) return
     }
@@ -315,7 +315,15 @@ export class Connection {
 
   #send(message: Uint8Array, type: number): void {
     this.#owner.counted('out', type)
-    this.#line?.conn?.write([message])
+    const conn = this.#line?.conn
+    if (conn) this.#hand(conn, [message])
+  }
+
+  /** What must wait in the process begins to wait now, unless something did before. */
+  #hand(conn: Conn, parts: readonly Uint8Array[]): void {
+    const idle = conn.queued() === 0
+    conn.write(parts)
+    if (idle && conn.queued() > 0) this.#lastLeftMs = this.#ports.clock.now()
   }
 
   #countMessages(part: Uint8Array): void {
