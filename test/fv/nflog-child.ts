@@ -19,6 +19,9 @@ const CFG_MODE = 2
 const PREFIX = 10
 const PAYLOAD = 9
 const MSG_DONTWAIT = 0x40
+const SOL_SOCKET = 1
+const SO_RCVBUF = 8
+const SO_RCVBUFFORCE = 33
 const copied = 64
 
 const libc = koffi.load('libc.so.6')
@@ -26,7 +29,12 @@ const send = libc.func('intptr_t send(int, const void *, size_t, int)')
 const recv = libc.func('intptr_t recv(int, void *, size_t, int)')
 
 const fd = openSocket(AF_NETLINK, SOCK_RAW, NETLINK_NETFILTER)
-setSocketOption(fd, 1, 33, 8 << 20)
+try {
+  setSocketOption(fd, SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
+} catch {
+  // Inside a user namespace only the system's limit may be had.
+  setSocketOption(fd, SOL_SOCKET, SO_RCVBUF, 8 << 20)
+}
 const own = Buffer.alloc(12)
 own.writeUInt16LE(AF_NETLINK, 0)
 bindSocket(fd, own)
