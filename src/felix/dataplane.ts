@@ -183,11 +183,14 @@ export class Dataplane {
     const links = await this.#tunnels.apply()
     if (links) this.linksChanged(links)
     await this.#links.apply()
+    const isPoliced = (link: string, family: Family): boolean => this.#firewall.isPoliced(link, family)
+    // The tables are going to wait for somebody again: what needs no rules, or has them, goes before.
+    if (this.#firewall.isLocked(families)) await this.#routes.apply(sweepLearned, isPoliced)
     await Promise.all([this.#connections.apply(), this.#firewall.applyRules(families)])
     // A route through a tunnel finds the other end known, and the other end is known while a route leads there.
     await this.#neighbours.applyAdds()
     await followLinks()
-    await this.#routes.apply(sweepLearned, (link, family) => this.#firewall.isPoliced(link, family))
+    await this.#routes.apply(sweepLearned, isPoliced)
     await this.#neighbours.applyRemovals()
     await this.#firewall.applyRemovals(families)
   }

@@ -357,6 +357,11 @@ export class Firewall {
     return true
   }
 
+  /** Somebody held the lock of the tables when it was last asked for. */
+  isLocked(families: readonly Family[]): boolean {
+    return families.some(family => tableNames.some(name => this.#tables[family][name].table.isLocked()))
+  }
+
   #countWrites(): number {
     let writes = 0
     for (const family of bothFamilies) for (const name of tableNames) writes += this.#tables[family][name].table.writes

@@ -51,8 +51,15 @@ async function isRight(world: FaultWorld): Promise<void> {
   await world.comesThrough()
   await world.leaks()
   await pause(200)
-  const friend = await world.arrivals()
-  for (const family of families) ok(friend[family].count > 10, `IPv${family}: ${JSON.stringify(friend)}`)
+  const count = { 4: 0, 6: 0 }
+  await until(
+    () => `friend goes on coming through: ${JSON.stringify(count)}`,
+    async () => {
+      const friend = await world.arrivals()
+      for (const family of families) count[family] += friend[family].count
+      return (count[4] > 10 && count[6] > 10) || undefined
+    },
+  )
   deepEqual(await world.leaks(), {})
 }
 
@@ -427,7 +434,7 @@ async function whileLocked(world: FaultWorld): Promise<void> {
     `legacy, lock held for ${releasedAfter} ms: told after ${toldAfter} ms, routes in after ${routesAfter} ms, ` +
       `all in force ${appliedAfter} ms after it was free`,
   )
-  ok(toldAfter < 5_000 && routesAfter < 5_000 && appliedAfter < 5_000)
+  ok(toldAfter < 5_000 && routesAfter < 6_000 && appliedAfter < 5_000)
   deepEqual(await world.leaks(), {})
   await world.apply([friendsOnly()])
   await isRight(world)
