@@ -21,6 +21,7 @@ export interface Bench {
 const rooms: Readonly<Record<string, () => Promise<Bench>>> = {
   bgp: () => import('./bgp.ts'),
   ipam: () => import('./ipam.ts'),
+  'slow-peer': () => import('./slow-peer.ts'),
 }
 
 async function main([room = '', ...args]: readonly string[]): Promise<number> {
