@@ -111,6 +111,8 @@ export class Records {
   readonly #sortedAffinities = new Map<string, readonly OwnedBlock[]>()
   readonly #named = { IPPool: new Set<string>(), IPReservation: new Set<string>() }
   readonly #handles = new Set<string>()
+  /** What the feed has delivered, by key, until it is in sync. */
+  readonly #told = new Map<string, { readonly value: unknown; readonly revision: Revision }>()
   #fed = false
   #latest: Revision = 0
   /** Changes when pools or reservations do: what is derived from them is kept until then. */
@@ -138,29 +140,21 @@ export class Records {
   /** One change from the feed. */
   apply(update: Update): void {
     const { value, revision } = update
-    switch (update.kind) {
-      case 'Block':
-        return this.#learnValue(blockKey(update.cidr), value, revision)
-      case 'BlockAffinity':
-        return this.#learnValue(affinityKey(update.owner, update.cidr), value, revision)
-      case 'IPAMHandle':
-        // Only those under way here are of interest; a cluster has as many handles as pods.
-        if (this.#handles.has(handleKey(update.id))) this.#learnValue(handleKey(update.id), value, revision)
-        return
-      case 'IPAMConfig':
-        return this.#learnValue(ipamConfigKey, value, revision)
-      case 'IPPool':
-      case 'IPReservation':
-      case 'Node':
-        return this.#learnValue(resourceKey(update.kind, update.name), value, revision)
-      default:
-        return
-    }
+    const key = keyOfUpdate(update)
+    // Only handles under way here are of interest; a cluster has as many handles as pods.
+    if (key === undefined || (update.kind === 'IPAMHandle' && !this.#handles.has(key))) return
+    if (!this.#fed && update.kind !== 'IPAMHandle') this.#told.set(key, { value, revision })
+    this.#learnValue(key, value, revision)
   }
 
-  /** The feed has delivered everything there is; from now on what it did not mention is absent. */
+  /**
+   * The feed has delivered everything there is; from now on what it did not mention is absent. What it mentioned and was
+   * forgotten since is learned again, or it would count as absent too.
+   */
   inSync(): void {
     this.#fed = true
+    for (const [key, { value, revision }] of this.#told) this.#learnValue(key, value, revision)
+    this.#told.clear()
   }
 
   forget(): void {
@@ -567,6 +561,26 @@ interface Change {
   /** Revision of the record under the change; 0: absent. */
   readonly was: Revision
   readonly write?: Write
+}
+
+/** The key of what a change is about; undefined for what is none of this room's. */
+function keyOfUpdate(update: Update): string | undefined {
+  switch (update.kind) {
+    case 'Block':
+      return blockKey(update.cidr)
+    case 'BlockAffinity':
+      return affinityKey(update.owner, update.cidr)
+    case 'IPAMHandle':
+      return handleKey(update.id)
+    case 'IPAMConfig':
+      return ipamConfigKey
+    case 'IPPool':
+    case 'IPReservation':
+    case 'Node':
+      return resourceKey(update.kind, update.name)
+    default:
+      return undefined
+  }
 }
 
 /** Undefined for keys that are none of this room's. */

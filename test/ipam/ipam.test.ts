@@ -1,6 +1,8 @@
 import { deepEqual, equal, match, ok } from 'node:assert/strict'
 import { describe, test } from 'vitest'
 import { Ip, Prefix } from '../../src/lib/ip.ts'
+import { Records } from '../../src/ipam/records.ts'
+import type { Update } from '../../src/model/index.ts'
 import { Cluster, refusal, texts, workload } from './cluster.ts'
 
 const v4 = { 'pods-v4': { cidr: '10.48.0.0/24', blockSize: 26 } }
@@ -576,3 +578,22 @@ test('usage counts total, in use, reserved and free, per pool and block', async 
 function stateOf(text: string): string {
   return (JSON.parse(text) as { state?: string }).state ?? ''
 }
+
+test('what the feed has told and was forgotten since is not absent when the feed comes in step', () => {
+  const records = new Records()
+  const told = (kind: string, name: string, spec: object): void => {
+    const value = { kind, apiVersion: '', metadata: { name }, spec }
+    records.apply({ kind, name, revision: 5, value } as unknown as Update)
+  }
+  told('IPPool', 'pods', { cidr: '10.48.0.0/24' })
+  told('IPReservation', 'kept', { reservedCIDRs: ['10.48.0.0/30'] })
+  // A round without a feed begins anew, and then its reads fail: what is not read again would count as absent.
+  records.forget()
+  records.inSync()
+  deepEqual(
+    [...records.pools(), ...records.reservations()].map(
+      ({ key, modRevision }) => `${key.split('/').at(-1)} ${modRevision}`,
+    ),
+    ['pods 5', 'kept 5'],
+  )
+})

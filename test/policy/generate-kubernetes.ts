@@ -72,8 +72,14 @@ export class KubernetesDraw extends Draw {
   protected service(name: string, namespace: string): Document[] {
     const r = this.random
     const times = r.pick([0, 1, 1, 2])
-    return Array.from({ length: times }, (): Document[] => {
-      const sort = r.pick(['slices', 'slices', 'selector', 'selector', 'record'] as const)
+    return Array.from({ length: times }, (_, i): Document[] => {
+      // There is one Service of a name; of slices and records there may be more.
+      const sort = r.pick([
+        'slices',
+        'slices',
+        'record',
+        ...(i === 0 ? (['selector', 'selector'] as const) : []),
+      ] as const)
       if (sort === 'slices') return this.#slices(name, namespace)
       const ports = this.few(() => ({
         protocol: r.pick(['TCP', 'TCP', 'UDP', 'SCTP']),

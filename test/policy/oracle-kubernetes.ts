@@ -29,13 +29,27 @@ export interface Backend {
   readonly ports: readonly { readonly protocol: number; readonly port: number }[]
 }
 
+/** A port of somebody, under its name. */
+export interface Port {
+  readonly name: string
+  readonly protocol: number
+  readonly port: number
+}
+
 export class KubernetesReader {
   readonly #pods: ReadonlyMap<string, WorkloadEndpoint>
   readonly #labelsOf: (pod: WorkloadEndpoint) => Labels
 
-  constructor(pods: ReadonlyMap<string, WorkloadEndpoint>, labelsOf: (pod: WorkloadEndpoint) => Labels) {
+  readonly #portsAt: (ip: Ip) => readonly Port[]
+
+  constructor(
+    pods: ReadonlyMap<string, WorkloadEndpoint>,
+    labelsOf: (pod: WorkloadEndpoint) => Labels,
+    portsAt: (ip: Ip) => readonly Port[],
+  ) {
     this.#pods = pods
     this.#labelsOf = labelsOf
+    this.#portsAt = portsAt
   }
 
   policy(document: KubernetesDocument): Policy | undefined {
@@ -158,10 +172,11 @@ export class KubernetesReader {
     })
   }
 
-  /** The receiver has a port of this name, and this is it. */
-  #hasPort({ to, port, protocol }: Probe, name: string): boolean {
-    const ports = this.#pods.get(to)?.spec.ports ?? []
-    return ports.some(one => one.name === name && one.port === port && number(one.protocol) === protocol)
+  /** The receiver has a port of this name, and this is it. Calico's hosts have such ports too, of which Kubernetes knows
+   * nothing. */
+  #hasPort({ to, family, port, protocol }: Probe, name: string): boolean {
+    const ports = this.#portsAt(stationOf(to).ip[family])
+    return ports.some(one => one.name === name && one.port === port && one.protocol === protocol)
   }
 
   #kubernetesPolicy(document: KubernetesDocument): Policy {

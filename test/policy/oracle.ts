@@ -129,7 +129,14 @@ export class Oracle {
     for (const document of set.documents) this.#readItem(split(document))
     // Of two for one interface the first by name has it.
     this.#hosts.sort((a, b) => (a.name < b.name ? -1 : 1))
-    const reader = new KubernetesReader(this.#pods, pod => this.labelsOf(pod))
+    const reader = new KubernetesReader(
+      this.#pods,
+      pod => this.labelsOf(pod),
+      ip =>
+        this.#items
+          .filter(({ nets }) => nets.some(net => net.isHost() && net.ip.equals(ip)))
+          .flatMap(({ ports }) => ports),
+    )
     for (const document of set.documents) {
       const said = reader.backends(split(document))
       if (said) this.#services.set(said.service, [...(this.#services.get(said.service) ?? []), ...said.backends])
