@@ -18,7 +18,7 @@
 
 import type { Family } from '../lib/ip.ts'
 import { Ip } from '../lib/ip.ts'
-import type { Clock, Conn, ConnEvents, Log, Metrics, Random, Timer, Transport } from '../lib/ports.ts'
+import type { BfdState, Clock, Conn, ConnEvents, Log, Metrics, Random, Timer, Transport } from '../lib/ports.ts'
 import { tableDump } from './monitor.ts'
 import { Recorder } from './monitor/recorder.ts'
 import { Stations, type StationView } from './monitor/stations.ts'
@@ -238,6 +238,12 @@ export class Speaker {
   /** BFD lost the path to a peer; `independent`: its packets do not come from the peer's control plane (C bit). */
   pathDown(key: string, independent: boolean): void {
     this.#peers.get(key)?.pathDown(independent)
+  }
+
+  /** What BFD says of the path to a peer, to be shown. */
+  pathState(key: string, state: BfdState): void {
+    const peer = this.#peers.get(key)
+    if (peer) peer.bfd = state
   }
 
   /** Ends a session on an operator's word and begins it anew; undefined: no such peer. `soft` only asks for its routes. */

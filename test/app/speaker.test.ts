@@ -248,10 +248,12 @@ test('BFD ends a session whose path broke, within three missed packets; without 
   world.make(3, { peers: [{ address: '10.0.0.1', as: 65001, ...open, bfd: true }], originate: ['10.3.0.0/16'] })
   world.pass(15)
   expect(prefixes(a)).toEqual(['10.2.0.0/16', '10.3.0.0/16'])
+  expect(a.peer('10.0.0.2')?.bfd).toBe('up')
   world.bfd.way('10.0.0.2', '10.0.0.1').up = false
   world.pass(0.4)
   expect(prefixes(a)).toEqual(['10.3.0.0/16'])
   expect(a.peer('10.0.0.2')?.cause?.code).toBe('bfd-down')
+  expect(a.peer('10.0.0.2')?.bfd).toBe('down')
   expect(established(a)).toEqual(['10.0.0.3'])
 })
 

@@ -8,11 +8,13 @@
  */
 
 import type { PeerConfig } from '../../bgp/index.ts'
-import type { Bfd, BfdPath, BfdSession, BfdTimers } from '../../lib/ports.ts'
+import type { Bfd, BfdPath, BfdSession, BfdState, BfdTimers } from '../../lib/ports.ts'
 
 export interface BfdPeersEvents {
   /** `independent`: their BFD does not share fate with their control plane (C bit). */
   pathDown(key: string, independent: boolean): void
+  /** For whoever looks at the peer. */
+  pathState(key: string, state: BfdState): void
   /** The path cannot be watched; undefined: now it can. */
   problem?(key: string, message: string | undefined): void
 }
@@ -61,7 +63,8 @@ export class BfdPeers {
 
   #start({ path, keys, timers }: Wanted): Watched {
     const session = this.#bfd().start(path, timers, {
-      changed: ({ failed, remote }) => {
+      changed: ({ to, failed, remote }) => {
+        for (const key of keys) this.#on.pathState(key, to)
         if (failed) for (const key of keys) this.#on.pathDown(key, remote.independent)
       },
       problem: message => {

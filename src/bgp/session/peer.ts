@@ -17,7 +17,18 @@
  */
 
 import type { Family, Ip } from '../../lib/ip.ts'
-import type { Clock, Conn, ConnEvents, DialOptions, Endpoint, Log, Random, Timer, Transport } from '../../lib/ports.ts'
+import type {
+  BfdState,
+  Clock,
+  Conn,
+  ConnEvents,
+  DialOptions,
+  Endpoint,
+  Log,
+  Random,
+  Timer,
+  Transport,
+} from '../../lib/ports.ts'
 import type { PeerConfig, Receipt, RibPeer, RibPort, SpeakerConfig } from '../types.ts'
 import type { Refresh } from '../wire/message.ts'
 import { encodeRefresh, messageType } from '../wire/message.ts'
@@ -99,6 +110,8 @@ interface Waiting {
 export class Peer implements ConnectionOwner {
   readonly slot: number
   readonly record: PeerRecord
+  /** Of the path to it, where BFD watches that. */
+  bfd: BfdState = 'down'
   readonly #ports: PeerPorts
   readonly #host: PeerHost
   readonly #stale: StaleRoutes

@@ -6,7 +6,7 @@
 
 import { Ip } from '../../lib/ip.ts'
 import type { Family } from '../../lib/ip.ts'
-import type { Clock } from '../../lib/ports.ts'
+import type { BfdState, Clock } from '../../lib/ports.ts'
 import type { PeerOrigin, PrefixCounts, RibPort } from '../types.ts'
 import type { Cause } from './cause.ts'
 import type { StateName } from './fsm.ts'
@@ -56,6 +56,8 @@ export interface PeerSnapshot {
   readonly passive: boolean
   /** Readiness waits for it. */
   readonly required?: true
+  /** Of the path, where BFD watches it (RFC 5882). */
+  readonly bfd?: BfdState
   readonly passwordSet: boolean
   readonly gtsmHops?: number
   readonly localAddress?: string
@@ -135,6 +137,7 @@ export function viewPeer(peer: Peer, lingering: boolean, clock: Clock, rib: RibP
     flaps: record.flaps,
     tries: record.tries,
     passive: config.passive,
+    ...(config.bfd && { bfd: peer.bfd }),
     ...(config.required && { required: true as const }),
     passwordSet: config.password !== undefined,
     ...(config.ttlSecurity !== undefined && { gtsmHops: config.ttlSecurity }),
