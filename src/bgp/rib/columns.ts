@@ -5,6 +5,7 @@
  *     path   net, source, attribute set received and used, next path of the net, why, epoch              20 octets
  *            path identifier (only once some peer sends them)                                           + 4 octets
  *     index  Int32 of net + 1, linear probing, at most 0.6 full                                   7 to 13 octets
+ *                                                  one path per prefix, at most just grown: 45 to 90 IPv4, 57 to 115 IPv6
  *
  * A net and a path are small integers; freed ones are used again. Hashes are mixed with a seed from `Random`, so that no
  * peer can choose prefixes that collide. Nothing waits for growth: arrays double one at a time, some ids apart and before

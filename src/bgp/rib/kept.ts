@@ -4,6 +4,8 @@
  * The one that is the next hop itself (RFC 4271 §5.1.3), and those whose AS is in the path already: they would refuse it
  * (§9.1.2). Found once per set and composition of the group. Equal lists are one list, so that messages for the same
  * members can be told by comparing references.
+ *
+ * Remembered per group and attribute set: 16 octets.
  */
 
 import * as asPath from '../wire/as-path.ts'
