@@ -199,7 +199,6 @@ class Generator extends KubernetesDraw {
       ...(r.chance(0.15) ? { serviceAccountSelector: this.selector(accountLabels) } : {}),
       ...(r.chance(0.1) ? { performanceHints: ['AssumeNeededOnEveryNode'] } : {}),
       ...(types ? { types } : {}),
-      ...Object.fromEntries(ruled.map(direction => [direction, this.#rules(namespace, 6, direction)])),
     }
     // What comes before DNAT has no egress; it, and what is not tracked, is for hosts alone.
     const isIngress = !ruled.some(direction => direction === 'egress') && !types?.some(type => type === 'Egress')
@@ -208,6 +207,11 @@ class Generator extends KubernetesDraw {
       ...(r.chance(0.3) ? { namespaceSelector: this.#namespaceSelector(false) } : {}),
       ...(r.chance(0.1) ? { applyOnForward: true, ...r.pick(early) } : {}),
     }
+    const isUntracked = namespace === '' && 'doNotTrack' in global
+    const rules = ruled.map(direction => {
+      const drawn = this.#rules(namespace, 6, direction)
+      return [direction, isUntracked ? untracked(drawn) : drawn]
+    })
     const staged = isStaged ? { stagedAction: r.pick(['Set', 'Learn'] as const) } : {}
     const metadata = { name: this.name('p') }
     const kind = `${isStaged ? 'Staged' : ''}${namespace === '' ? 'Global' : ''}NetworkPolicy`
@@ -215,7 +219,7 @@ class Generator extends KubernetesDraw {
       kind,
       apiVersion,
       metadata: namespace === '' ? metadata : { ...metadata, namespace },
-      spec: { ...spec, ...staged, ...(namespace === '' ? global : {}) },
+      spec: { ...spec, ...Object.fromEntries(rules), ...staged, ...(namespace === '' ? global : {}) },
     } as Document
   }
 
@@ -261,10 +265,7 @@ class Generator extends KubernetesDraw {
     const sort = r.pick(['forward', 'forward', 'preDNAT', 'doNotTrack'] as const)
     const rules = (direction: Direction): PolicyRule[] => {
       const drawn = this.#rules('', 4, direction)
-      // Answers to what is allowed untracked are nobody's established connection: TCP needs a rule of its own for them.
-      return sort === 'doNotTrack'
-        ? drawn.map(rule => (rule.action === 'Allow' ? { ...rule, action: 'Pass' } : rule))
-        : drawn
+      return sort === 'doNotTrack' ? untracked(drawn) : drawn
     }
     const egress = sort === 'preDNAT' || r.chance(0.4) ? {} : { egress: rules('egress') }
     return {
@@ -398,6 +399,11 @@ class Generator extends KubernetesDraw {
     if (r.chance(0.1)) return `kubernetes.io/metadata.name in {'${r.pick(namespaces)}', 'x'}`
     return this.selector(namespaceLabels)
   }
+}
+
+/** Answers to what is allowed untracked belong to no connection: TCP would need a rule of its own for them. */
+function untracked(rules: readonly PolicyRule[]): PolicyRule[] {
+  return rules.map(rule => (rule.action === 'Allow' ? { ...rule, action: 'Pass' } : rule))
 }
 
 /** More than one line of `multiport` takes. */
