@@ -6,7 +6,7 @@
  *
  * Needs root: everything happens in a network namespace of its own, which goes when it ends. `--size` makes all loads
  * smaller by that share. `--limit` ends a phase after so many seconds. `--write` puts the figures into
- * docs/performance.md, which only a run of all rows at full size may. At full size it takes about 25 minutes.
+ * docs/performance.md, which only a run of all rows at full size may. At full size it takes 20 to 25 minutes.
  */
 
 import { spawnSync } from 'node:child_process'
@@ -19,7 +19,7 @@ import { type Daemon, floor, Ground, ours, ourSources, peers } from './bgp/daemo
 import { writePage } from './bgp/page.ts'
 import { profileOf, type Shares } from './bgp/profile.ts'
 import { growthOf, inText, missedGoals, profileTable, tablesOf } from './bgp/report.ts'
-import { completed, profiled, type Row, rowsOf } from './bgp/rows.ts'
+import { completed, growths, profiled, type Row, rowsOf } from './bgp/rows.ts'
 import type { Measured } from './run.ts'
 
 interface Options extends Conditions {
@@ -67,7 +67,7 @@ export async function bench(args: readonly string[]): Promise<Measured> {
   const { results, profiles } = await measure(options)
   const seconds = (performance.now() - began) / 1000
   const tables = results.filter(({ row }) => !row.growsWith).flatMap(tablesOf)
-  const growth = (['prefixes', 'receivers'] as const).flatMap(what => growthOf(results, what) ?? [])
+  const growth = growths.flatMap(what => growthOf(results, what) ?? [])
   const profile = Object.keys(profiles).length > 0 ? profileTable(profiles) : undefined
   const missed = missedGoals(results)
   for (const table of [...tables, ...growth, ...(profile ? [profile] : [])]) console.log(inText(table))

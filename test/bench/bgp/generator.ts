@@ -31,6 +31,8 @@ export interface Order {
   readonly clients: number
   readonly silent: number
   readonly prefixes: number
+  /** Attribute sets of a sender; 0: a tenth of the prefixes. */
+  readonly sets: number
   readonly same: boolean
   readonly withdraw: boolean
   readonly filters: boolean

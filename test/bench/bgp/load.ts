@@ -30,6 +30,8 @@ export interface TableLoad {
 export interface TableOrder {
   readonly family: Family
   readonly prefixes: number
+  /** Attribute sets of a sender; 0: a tenth of the prefixes. */
+  readonly sets: number
   /** All senders announce the same prefixes, each with attributes of its own; else each its share. */
   readonly same: boolean
   readonly filters: boolean
@@ -89,7 +91,7 @@ interface Prefixes {
 export function tableLoad(order: TableOrder, senders: readonly Neighbor[]): TableLoad {
   const prefixes = somePrefixes(order)
   const wanted = new PrefixSet()
-  const sets = Math.max(1, Math.floor(order.prefixes / 10))
+  const sets = Math.max(1, order.sets || Math.floor(order.prefixes / 10))
   for (let group = 0; group < prefixes.groups; group++) {
     if (order.filters && isFiltered(group, group % sets)) continue
     for (let i = prefixes.starts[group]!; i < prefixes.starts[group + 1]!; i++)

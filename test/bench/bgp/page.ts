@@ -58,6 +58,8 @@ ${tables.map(inMarkdown).join('\n\n')}
 
 ## Growth
 
+One run each; last lines: the line through the points, by least squares.
+
 ${growth.map(inMarkdown).join('\n\n')}
 
 ## Where the time goes

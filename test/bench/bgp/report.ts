@@ -8,7 +8,7 @@
 import { floor, ours } from './daemons.ts'
 import { bestPeer, type Measurement, median, type RowResult } from './conduct.ts'
 import type { Phase } from './generator.ts'
-import type { Figure } from './rows.ts'
+import type { Figure, Growth } from './rows.ts'
 import { partNames, type Shares } from './profile.ts'
 
 export interface Table {
@@ -89,7 +89,7 @@ function cells(result: RowResult, one: Measurement, phase: string, { figure, dig
 }
 
 /** Cost against size, and whether it is a straight line. */
-export function growthOf(results: readonly RowResult[], growsWith: 'prefixes' | 'receivers'): Table | undefined {
+export function growthOf(results: readonly RowResult[], growsWith: Growth): Table | undefined {
   const rows = results.filter(({ row }) => row.growsWith === growsWith)
   if (rows.length === 0) return undefined
   const names = [...new Set(rows.flatMap(({ measurements }) => measurements.map(({ daemon }) => daemon)))]
@@ -110,7 +110,7 @@ export function growthOf(results: readonly RowResult[], growsWith: 'prefixes' | 
   ])
   const sizes = rows.map(({ order }) => order[growsWith])
   const fits = names.flatMap(name => figures.map(figure => lineThrough(sizes, values(name, figure))))
-  const unit = growsWith === 'prefixes' ? 'prefix' : 'receiver'
+  const unit = { prefixes: 'prefix', receivers: 'receiver', sets: 'attribute set' }[growsWith]
   lines.push(
     [
       `per ${unit}`,

@@ -9,6 +9,9 @@ import type { Order } from './generator.ts'
 
 export type Figure = 'seconds' | 'cpuSeconds' | 'peakMiB' | 'p50Ms' | 'p99Ms'
 
+export const growths = ['prefixes', 'receivers', 'sets'] as const
+export type Growth = (typeof growths)[number]
+
 export interface Goal {
   readonly phase: string
   readonly figure: Figure
@@ -29,7 +32,7 @@ export interface Row {
   /** Figures of a single run are enough: nothing is compared by a median. */
   readonly once?: boolean
   /** How a row of growth is read: cost against this. */
-  readonly growsWith?: 'prefixes' | 'receivers'
+  readonly growsWith?: Growth
 }
 
 const plain = {
@@ -39,6 +42,7 @@ const plain = {
   clients: 0,
   silent: 0,
   prefixes: 0,
+  sets: 0,
   same: false,
   withdraw: false,
   filters: false,
@@ -168,8 +172,19 @@ export function rowsOf(size: number): Row[] {
       title: `growth: ${words(prefixes(count))} prefixes`,
       load: { ...table, prefixes: prefixes(count), withdraw: false },
       who: 'leaders',
+      once: true,
       goals: [],
       growsWith: 'prefixes',
+    })
+  for (const count of [1000, 20_000, 200_000])
+    rows.push({
+      name: `sets-${count}`,
+      title: `growth: ${words(table.prefixes)} prefixes with ${words(prefixes(count))} attribute sets`,
+      load: { ...table, sets: prefixes(count), withdraw: false },
+      who: 'leaders',
+      once: true,
+      goals: [],
+      growsWith: 'sets',
     })
   for (const count of [10, 100, 1000])
     rows.push({
@@ -177,6 +192,7 @@ export function rowsOf(size: number): Row[] {
       title: `growth: ${words(prefixes(20_000))} prefixes -> ${Math.min(count, many(count) + 1)} receivers`,
       load: { ...table, prefixes: prefixes(20_000), receivers: Math.min(count, many(count) + 1), withdraw: false },
       who: 'leaders',
+      once: true,
       goals: [],
       growsWith: 'receivers',
     })
