@@ -40,6 +40,8 @@ const rooms: Readonly<Record<string, () => Promise<Simulation>>> = {
 const aloneUpTo = 20
 /** Seeds that a worker takes at a time. */
 const portion = 5
+/** A run that lasts longer says this often how far it is. */
+const progressMs = 30_000
 
 /** Runs `runs` seeds from `seed` on, here, and stops at the first failure. */
 export async function runSeeds(
@@ -76,7 +78,14 @@ async function runApart(room: string, all: Portion, jobs: number, options: Optio
   const counts = new Map<string, number>()
   let failed: Played['failed']
   let next = all.seed
+  let played = 0
   const end = all.seed + all.runs
+  const started = Date.now()
+  const progress = setInterval(() => {
+    const minutes = (Date.now() - started) / 60_000
+    const left = played > 0 ? `, about ${((minutes / played) * (all.runs - played)).toFixed(0)} min left` : ''
+    console.error(`${room}: ${played} of ${all.runs} seeds in ${minutes.toFixed(1)} min${left}`)
+  }, progressMs)
   const work = async (): Promise<void> => {
     const child = fork(import.meta.filename, [], { env: { ...process.env, MANX_SIM_ROOM: room } })
     try {
@@ -87,13 +96,18 @@ async function runApart(room: string, all: Portion, jobs: number, options: Optio
         next += runs
         const answer = await ask(child, asked)
         addCounts(counts, answer.counts)
+        played += runs
         if (answer.failed && (!failed || answer.failed.seed < failed.seed)) failed = answer.failed
       }
     } finally {
       child.disconnect()
     }
   }
-  await Promise.all(Array.from({ length: jobs }, work))
+  try {
+    await Promise.all(Array.from({ length: jobs }, work))
+  } finally {
+    clearInterval(progress)
+  }
   return { failed, counts }
 }
 
