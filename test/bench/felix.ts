@@ -1,226 +1,183 @@
 /**
- * Felix's policy on a real kernel, in a namespace of its own, as ratios to the floor: the tools alone, given the same text.
+ * Felix's policy on a real kernel, as ratios to the floor: `npm run bench -- felix [--rounds N] [--runs N] [--json FILE]
+ * [--policies N --endpoints N --pods N]`.
  *
- *     node test/bench/felix.ts [--policies 5000] [--endpoints 10000] [--pods 250]
+ * The floor of a change is what bare `iptables-restore --noflush` and `ipset restore` take for the very scripts that felix
+ * wrote, in the same run, on a kernel in the same state (felix-host.ts). First sync, one pod added (until its packets
+ * pass), one label that moves every endpoint of the cluster into a set and out again, one rule changed, one pod elsewhere.
  *
- * First sync: from handing over the cluster to the last write, against `ipset restore` and `iptables-restore` of exactly
- * the scripts that felix wrote. Then one pod more, a label that moves every endpoint of the cluster into a set, and one rule
- * changed, each with the kernel calls it took. The graph's share is timed apart, since the floor has none.
+ * Two clusters: the one asked for, and one of a tenth of it with as many pods on this host. The work of a local change
+ * must be the same in both, counted in scripts and lines given to the kernel. Processor time is felix's own and its
+ * tools', and for the floor the tools' alone. Each figure is a median.
  */
 
-import { spawnSync } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { parseArgs } from 'node:util'
-import { performance } from 'node:perf_hooks'
-import type { Kernel, Log, Metrics } from '../../src/lib/ports.ts'
-import { Felix } from '../../src/felix/index.ts'
-import { noMetrics } from '../../src/felix/sync/driver.ts'
-import type { ResourceUpdate, Update } from '../../src/model/index.ts'
-import { SystemClock } from '../../src/platform/clock.ts'
-import { createKernel } from '../../src/platform/linux/kernel.ts'
-import { node, pod, pool } from '../felix/records.ts'
-import { SimRandom } from '../sim/clock.ts'
+import type { ClusterSize } from './felix-cluster.ts'
+import { steps, type Measurement, type StepName } from './felix-host.ts'
+import type { Measured } from './run.ts'
 
-const { values } = parseArgs({
-  options: {
-    policies: { type: 'string', default: '5000' },
-    endpoints: { type: 'string', default: '10000' },
-    pods: { type: 'string', default: '250' },
-    inside: { type: 'boolean', default: false },
-  },
-})
-const size = {
-  policies: Number(values.policies),
-  endpoints: Number(values.endpoints),
-  pods: Number(values.pods),
-}
-const apps = 500
-/** Past the first look after a write, which costs a read of all tables. */
-const quietMs = 7_000
-
-if (values.inside) await inside()
-else process.exitCode = apart(['--inside', ...process.argv.slice(2)])
-
-/** This program once more, in a namespace that ends with it. */
-function apart(args: readonly string[]): number {
-  const { status } = spawnSync('unshare', ['--net', process.execPath, import.meta.filename, ...args], {
-    stdio: 'inherit',
-  })
-  return status ?? 1
+interface Row {
+  readonly step: StepName
+  readonly felixMs: number
+  readonly floorMs: number
+  readonly ratio: number
+  readonly felixCpuMs: number
+  readonly ownCpuMs: number
+  readonly floorCpuMs: number
+  readonly cpuRatio: number
+  readonly passesMs: number | undefined
+  readonly writes: number
+  readonly lines: number
+  readonly smallWrites: number
+  readonly reads: number
 }
 
-function resource(kind: string, name: string, spec: unknown, namespace?: string): Update {
-  const metadata = { name, ...(namespace ? { namespace } : {}) }
-  return {
-    kind,
-    name,
-    revision: 1,
-    value: { kind, apiVersion: '', metadata, spec },
-    ...(namespace ? { namespace } : {}),
-  } as unknown as ResourceUpdate
+/** Elapsed time as a multiple of the floor's, at most. */
+const goals: Readonly<Partial<Record<StepName, number>>> = {
+  'first sync': 1.5,
+  'pod added': 2,
+  'label moves all in': 2,
+  'rule changed': 2,
 }
+/** What happens on this host or to one endpoint: its cost has nothing to do with the cluster. */
+const local: readonly StepName[] = [
+  'pod added',
+  'pod removed',
+  'rule changed',
+  'pod elsewhere added',
+  'pod elsewhere removed',
+]
 
-function endpoint(name: string, ip: string, app: string, link?: string): Update {
-  const of = {
-    ips: [ip],
-    ...(link === undefined ? { node: 'elsewhere' } : { link }),
-    spec: { profiles: ['kns.default'] },
-  }
-  const update = pod(name, of) as Extract<Update, { kind: 'WorkloadEndpoint' }>
-  const value = update.value!
-  return { ...update, value: { ...value, metadata: { ...value.metadata, labels: { app } } } }
-}
-
-function profile(team: string): Update {
-  const rules = [{ action: 'Allow' }]
-  return resource('Profile', 'kns.default', { labelsToApply: { 'pcns.team': team }, ingress: rules, egress: rules })
-}
-
-function policy(i: number, port = 80): Update {
-  const source = { selector: `app == 'app${(i * 7) % apps}'` }
-  const rule = { action: 'Allow', protocol: 'TCP', source, destination: { ports: [port, 443] } }
-  return resource(
-    'NetworkPolicy',
-    `p${i}`,
-    { selector: `app == 'app${i % apps}'`, types: ['Ingress'], ingress: [rule] },
-    'default',
-  )
-}
-
-function cluster(): Update[] {
-  const far = Array.from({ length: size.endpoints }, (_, i) =>
-    endpoint(`r${i}`, `10.${1 + (i >> 16)}.${(i >> 8) & 255}.${i & 255}`, `app${i % apps}`),
-  )
-  const near = Array.from({ length: size.pods }, (_, i) =>
-    endpoint(`l${i}`, `10.200.${i >> 8}.${i & 255}`, `app${i % apps}`, `cali${i.toString(16)}`),
-  )
-  const policies = Array.from({ length: size.policies }, (_, i) => policy(i))
-  return [pool('v4', '10.0.0.0/8'), node('node-a', '172.16.0.1/24'), profile('a'), ...far, ...near, ...policies]
-}
-
-interface Script {
-  readonly tool: readonly string[]
-  readonly text: string
-}
-
-/** The kernel, with every script that goes to it kept and every call counted. */
-function listening(kernel: Kernel, scripts: Script[], calls: Record<string, number>): Kernel {
-  return new Proxy(kernel, {
-    get(target, name: keyof Kernel) {
-      const method = target[name].bind(target) as (...args: unknown[]) => unknown
-      return (...args: unknown[]): unknown => {
-        calls[name] = (calls[name] ?? 0) + 1
-        const six = args[0] === 6
-        if (name === 'restoreTable')
-          scripts.push({ tool: [six ? 'ip6tables-restore' : 'iptables-restore', '--noflush'], text: args[1] as string })
-        if (name === 'changeSets') scripts.push({ tool: ['ipset', 'restore'], text: args[1] as string })
-        return method(...args)
-      }
+export async function bench(args: readonly string[]): Promise<Measured> {
+  const number = (text: string): { type: 'string'; default: string } => ({ type: 'string', default: text })
+  const { values } = parseArgs({
+    args: [...args],
+    options: {
+      policies: number('5000'),
+      endpoints: number('10000'),
+      pods: number('250'),
+      rounds: number('7'),
+      runs: number('3'),
     },
   })
+  const size = {
+    policies: Number(values.policies),
+    endpoints: Number(values.endpoints),
+    pods: Number(values.pods),
+  }
+  const tenth = { ...size, policies: Math.round(size.policies / 10), endpoints: Math.round(size.endpoints / 10) }
+  const [rounds, runs] = [Number(values.rounds), Number(values.runs)]
+  const small = await measure(tenth, rounds, runs)
+  const full = await measure(size, rounds, runs)
+  return { figures: { small: { size: tenth, rows: small }, full: { size, rows: full } }, missed: judge(small, full) }
 }
 
-async function inside(): Promise<void> {
-  const links = Array.from({ length: size.pods + 1 }, (_, i) => {
-    const [link, peer] = [`cali${i.toString(16)}`, `peer${i.toString(16)}`]
-    return `link add ${link} up type veth peer name ${peer}\nlink set ${peer} up`
-  })
-  spawnSync('ip', ['-batch', '-'], { input: links.join('\n') })
-  const scripts: Script[] = []
-  const calls: Record<string, number> = {}
-  const real = await createKernel()
-  const clock = new SystemClock()
-  const silent = (): void => {}
-  const log: Log = { error: console.error, warn: console.error, info: silent, debug: silent, with: () => log }
-  let passes = 0
-  const metrics: Metrics = {
-    ...noMetrics,
-    counter: name =>
-      name === 'felix_int_dataplane_messages' ? { add: () => void passes++ } : noMetrics.counter(name, ''),
-  }
-  const pause = (ms: number): Promise<void> => new Promise(done => void clock.after(ms, done))
-  const kernel = listening(real, scripts, calls)
-  const felix = new Felix({ node: 'node-a', throttleMs: 1 }, { kernel, clock, random: new SimRandom(1), log, metrics })
-  // The second pass from now began after whatever was handed over before. A snapshot is too dear to poll.
-  const settled = async (): Promise<void> => {
-    do
-      for (let i = 0; i < 2; i++) {
-        const before = passes
-        felix.apply([{ kind: 'LiveMigration', name: 'nudge', value: undefined, revision: 1 }])
-        while (passes === before) await pause(1)
-      }
-    while (felix.snapshot().phase !== 'in step')
-  }
-  felix.start()
-  const updates = cluster()
-  const startedAt = performance.now()
-  felix.apply(updates)
-  const graphMs = performance.now() - startedAt
-  felix.learnedComplete()
-  felix.inSync()
-  await settled()
-  const syncMs = performance.now() - startedAt
-  const written = scripts.splice(0)
-  const floorMs = floor(written)
-  console.log(`${size.policies} policies, ${size.endpoints} endpoints elsewhere, ${size.pods} pods here`)
-  console.log(
-    `first sync   ${syncMs.toFixed(0)} ms, of which the graph ${graphMs.toFixed(0)}; floor ${floorMs.toFixed(0)} ms; ratio ${(syncMs / floorMs).toFixed(2)}`,
+async function measure(size: ClusterSize, rounds: number, runs: number): Promise<readonly Row[]> {
+  const measured: Measurement[] = []
+  for (let run = 0; run < runs; run++) measured.push(...(await hostRun(size, rounds)))
+  const rows = steps.map(step =>
+    summary(
+      step,
+      measured.filter(one => one.step === step),
+    ),
   )
+  const { policies, endpoints, pods } = size
+  print(
+    `${policies} policies, ${endpoints} endpoints elsewhere, ${pods} pods here; ${runs} runs of ${rounds} rounds`,
+    rows,
+  )
+  return rows
+}
 
-  const steps: readonly (readonly [string, readonly Update[]])[] = [
-    [
-      'a set wanted',
-      [
-        resource('GlobalNetworkPolicy', 'g', {
-          selector: 'all()',
-          types: ['Ingress'],
-          ingress: [{ action: 'Allow', source: { namespaceSelector: "team == 'b'" } }],
-        }),
-      ],
-    ],
-    ['pod added', [endpoint('new', '10.201.0.1', 'app3', `cali${size.pods.toString(16)}`)]],
-    ['label moves all', [profile('b')]],
-    ['rule changed', [policy(0, 8080)]],
-    ['pod elsewhere', [endpoint('far', '10.202.0.1', 'app9999')]],
+/** In a process and a network namespace of its own, which ends with it. */
+function hostRun({ policies, endpoints, pods }: ClusterSize, rounds: number): Promise<readonly Measurement[]> {
+  const script = new URL('./felix-host.ts', import.meta.url).pathname
+  const flags = [`--policies=${policies}`, `--endpoints=${endpoints}`, `--pods=${pods}`, `--rounds=${rounds}`]
+  const child = spawn('unshare', ['--net', process.execPath, ...process.execArgv, script, ...flags], {
+    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+  })
+  return new Promise((resolve, reject) => {
+    child.once('message', message => resolve(message as readonly Measurement[]))
+    child.once('exit', code => reject(new Error(`the host of the bench ended with ${code}`)))
+  })
+}
+
+function summary(step: StepName, measured: readonly Measurement[]): Row {
+  const middle = (of: (one: Measurement) => number): number => median(measured.map(of))
+  const passes = measured.flatMap(({ passesMs }) => passesMs ?? [])
+  return {
+    step,
+    felixMs: middle(({ felix }) => felix.wallMs),
+    floorMs: middle(({ floor }) => floor.wallMs),
+    ratio: middle(({ felix, floor, passesMs }) => (passesMs ?? felix.wallMs) / floor.wallMs),
+    felixCpuMs: middle(({ felix }) => felix.cpuMs),
+    ownCpuMs: middle(one => one.ownCpuMs),
+    floorCpuMs: middle(({ floor }) => floor.cpuMs),
+    cpuRatio: middle(({ felix, floor }) => felix.cpuMs / floor.cpuMs),
+    passesMs: passes.length > 0 ? median(passes) : undefined,
+    writes: middle(({ writes }) => writes),
+    lines: middle(({ lines }) => lines),
+    smallWrites: middle(({ smallWrites }) => smallWrites),
+    reads: middle(({ reads }) => reads),
+  }
+}
+
+function median(values: readonly number[]): number {
+  const sorted = values.toSorted((a, b) => a - b)
+  const middle = sorted.length >> 1
+  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2
+}
+
+function judge(small: readonly Row[], full: readonly Row[]): string[] {
+  const missed: string[] = []
+  for (const { step, ratio } of full) {
+    const goal = goals[step]
+    if (goal !== undefined && ratio > goal) missed.push(`${step}: ${ratio.toFixed(2)} times the floor, goal ${goal}`)
+  }
+  for (const step of local) {
+    const [a, b] = [small, full].map(rows => rows.find(row => row.step === step)!)
+    for (const count of ['writes', 'lines', 'smallWrites'] as const)
+      if (b![count] > a![count])
+        missed.push(`${step}: ${b![count]} ${count} in the full cluster, ${a![count]} in a tenth of it`)
+  }
+  return missed
+}
+
+function print(title: string, rows: readonly Row[]): void {
+  const heads = [
+    '',
+    'felix ms',
+    'passes ms',
+    'floor ms',
+    'ratio',
+    'cpu ms',
+    'own',
+    'floor',
+    'ratio',
+    'scripts',
+    'lines',
+    'other',
+    'reads',
   ]
-  for (const [name, changes] of steps) {
-    // Quiet first: looks at intervals are not this step's.
-    await pause(quietMs)
-    scripts.length = 0
-    for (const key of Object.keys(calls)) delete calls[key]
-    const at = performance.now()
-    felix.apply(changes)
-    await settled()
-    const ms = performance.now() - at
-    const lines = scripts.reduce((sum, { text }) => sum + text.split('\n').length, 0)
-    const took = floor(scripts)
-    const ratio = took > 0 ? `; floor ${took.toFixed(0)} ms; ratio ${(ms / took).toFixed(2)}` : ''
-    const counted = Object.entries(calls).filter(([key]) => /^(restoreTable|changeSets|changeRoutes)$/.test(key))
-    console.log(
-      `${name.padEnd(16)} ${ms.toFixed(0)} ms${ratio}; ${lines} lines; ${counted.map(([key, n]) => `${key} ${n}`).join(', ') || 'no write'}`,
-    )
-  }
-  await felix.stop()
-  real.close()
-}
-
-/** The same scripts by the tools alone, in order, on the kernel that has them already. */
-function floor(scripts: readonly Script[]): number {
-  if (scripts.length === 0) return 0
-  let ms = 0
-  for (const { tool, text } of scripts) {
-    const at = performance.now()
-    const { status, stderr } = spawnSync(tool[0]!, tool.slice(1), {
-      input: idempotent(tool, text),
-      encoding: 'utf8',
-    })
-    ms += performance.now() - at
-    if (status !== 0) console.error(`floor: ${tool.join(' ')}: ${stderr.slice(0, 200)}`)
-  }
-  return ms
-}
-
-/** Played once more into the same kernel: what is there already is no error. */
-function idempotent(tool: readonly string[], text: string): string {
-  if (tool[0] === 'ipset') return text.replace(/^create (.*)$/gm, 'create $1 -exist')
-  return text.replace(/^-[ID] .*\n/gm, '').replace(/^-X .*\n/gm, '')
+  const lines = rows.map(row => {
+    const isMeasured = row.writes > 0
+    const ratio = (value: number): string => (isMeasured ? value.toFixed(2) : '-')
+    return [
+      row.step,
+      row.step === 'half a minute later' ? '-' : row.felixMs.toFixed(1),
+      row.passesMs?.toFixed(1) ?? '-',
+      isMeasured ? row.floorMs.toFixed(1) : '-',
+      ratio(row.ratio),
+      row.felixCpuMs.toFixed(1),
+      row.ownCpuMs.toFixed(1),
+      isMeasured ? row.floorCpuMs.toFixed(1) : '-',
+      ratio(row.cpuRatio),
+      ...[row.writes, row.lines, row.smallWrites, row.reads].map(String),
+    ]
+  })
+  const widths = heads.map((head, i) => Math.max(head.length, ...lines.map(line => line[i]!.length)))
+  const cell = (text: string, i: number): string => (i === 0 ? text.padEnd(widths[i]!) : text.padStart(widths[i]!))
+  console.log(`\n${title}`)
+  for (const line of [heads, ...lines]) console.log(line.map(cell).join('  '))
 }

@@ -20,6 +20,7 @@ export interface Bench {
 
 const rooms: Readonly<Record<string, () => Promise<Bench>>> = {
   bgp: () => import('./bgp.ts'),
+  felix: () => import('./felix.ts'),
   ipam: () => import('./ipam.ts'),
   'slow-peer': () => import('./slow-peer.ts'),
 }
