@@ -62,12 +62,10 @@ export interface Measurement {
   readonly reads: number
 }
 
-/** Long enough for the looks that follow a write. */
-const quietMs = 30_000
 const silent = (): void => {}
 const clock = new SystemClock()
 
-async function host(size: ClusterSize, rounds: number): Promise<readonly Measurement[]> {
+async function host(size: ClusterSize, rounds: number, quietMs: number): Promise<readonly Measurement[]> {
   const stations: ChildProcess[] = []
   const station = async (): Promise<ChildProcess> => {
     const script = new URL('./felix-pod.ts', import.meta.url).pathname
@@ -93,7 +91,7 @@ async function host(size: ClusterSize, rounds: number): Promise<readonly Measure
       await bench.step('pod elsewhere added', [elsewhere(i, 'comes')])
       await bench.step('pod elsewhere removed', [elsewhere(i, 'goes')])
     }
-    await bench.quiet()
+    await bench.quiet(quietMs)
     await bench.end()
     return bench.measured
   } finally {
@@ -181,7 +179,7 @@ class HostBench {
   }
 
   /** What felix does when nothing happens any more: looks at what it wrote. */
-  async quiet(): Promise<void> {
+  async quiet(quietMs: number): Promise<void> {
     await this.#measure('half a minute later', async () => {
       await pause(quietMs)
       return {}
@@ -285,10 +283,15 @@ if (import.meta.main) {
       endpoints: { type: 'string' },
       pods: { type: 'string' },
       rounds: { type: 'string' },
+      quiet: { type: 'string' },
     },
   })
   const [policies, endpoints, pods] = [values.policies, values.endpoints, values.pods].map(Number)
-  const measured = await host({ policies: policies!, endpoints: endpoints!, pods: pods! }, Number(values.rounds))
+  const measured = await host(
+    { policies: policies!, endpoints: endpoints!, pods: pods! },
+    Number(values.rounds),
+    Number(values.quiet) * 1000,
+  )
   process.send!(measured)
   process.disconnect()
 }

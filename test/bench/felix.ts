@@ -59,6 +59,8 @@ export async function bench(args: readonly string[]): Promise<Measured> {
       pods: number('250'),
       rounds: number('7'),
       runs: number('3'),
+      // Seconds: long enough for the looks that follow a write.
+      quiet: number('30'),
     },
   })
   const size = {
