@@ -117,7 +117,7 @@ export class Agent {
     this.#ports = ports
     this.#bfdPeers = new BfdPeers(() => ports.bfd, {
       pathDown: (key, independent) => this.#speaker?.pathDown(key, independent),
-      pathState: (key, state) => this.#speaker?.pathState(key, state),
+      pathState: (key, state, remote) => this.#speaker?.pathState(key, state, remote),
       problem: (peer, message) => message && ports.log.warn(`BFD: ${message}`, { room: 'bgp', peer }),
     })
     this.#views = this.#makeViews()

@@ -156,6 +156,7 @@ export const causeCodes: Readonly<Partial<Record<CauseCode, string>>> = {
   'hold-expired': 'B09',
   'local-stall': 'B10',
   'bfd-down': 'B16',
+  'bfd-waiting': 'B16',
   'max-prefix': 'B11',
   'update-error': 'B12',
   config: 'B12',

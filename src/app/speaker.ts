@@ -172,7 +172,7 @@ export class BgpSpeaker {
     const bfd = (): Bfd => ports.bfd ?? (this.#ownBfd ??= createBfd({ program: bfdProgram }, { log }))
     this.#bfdPeers = new BfdPeers(bfd, {
       pathDown: (key, independent) => this.#speaker.pathDown(key, independent),
-      pathState: (key, state) => this.#speaker.pathState(key, state),
+      pathState: (key, state, remote) => this.#speaker.pathState(key, state, remote),
       problem: (key, message) => {
         if (message !== undefined) log.warn('BFD cannot watch a peer', { peer: key, message })
       },

@@ -207,8 +207,10 @@ export class BfdSessions implements Bfd {
   }
 
   #changed(session: Session, { from, to, failed }: { from: BfdState; to: BfdState; failed: boolean }): void {
-    session.sinceMs = this.#deps.clock.now()
-    session.latenessMs = 0
+    if (from !== to) {
+      session.sinceMs = this.#deps.clock.now()
+      session.latenessMs = 0
+    }
     if (from === 'up') session.flaps++
     if (session.leaving) return
     const { remote } = session.machine

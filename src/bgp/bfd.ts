@@ -223,13 +223,17 @@ function answered(machine: BfdMachine, final: boolean): BfdMachine {
 function silent(before: BfdMachine): BfdStep {
   // Who is not heard is forgotten, in every state (RFC 5880 §6.8.1), and with him the Poll that he would answer.
   const machine: BfdMachine = { ...before, remote: nobody, poll: 'none' }
-  if (before.state !== 'init' && before.state !== 'up') return { machine, effects: [] }
+  if (before.state !== 'init' && before.state !== 'up') return moved(before, machine, [])
   return moved(before, { ...machine, state: 'down', diagnostic: diagnostic.expired }, [])
 }
 
-/** What a change of state brings with it; the same state brings nothing. */
+/** What a change of state brings with it; in the same state only AdminDown at the other end is told. */
 function moved(before: BfdMachine, after: BfdMachine, effects: readonly BfdEffect[]): BfdStep {
-  if (before.state === after.state) return { machine: after, effects }
+  if (before.state === after.state) {
+    const same = isOutOfService(before) === isOutOfService(after)
+    const word: BfdEffect = { kind: 'changed', from: before.state, to: after.state, failed: false }
+    return { machine: after, effects: same ? effects : [...effects, word] }
+  }
   const machine = retimed(before, after)
   const failed =
     before.state === 'up' && after.state === 'down' && (after.remote === nobody || after.remote.state !== 'admin-down')
@@ -237,6 +241,10 @@ function moved(before: BfdMachine, after: BfdMachine, effects: readonly BfdEffec
   if (!effects.some(effect => effect.kind === 'send')) all.push({ kind: 'send', final: false })
   all.push({ kind: 'changed', from: before.state, to: after.state, failed })
   return { machine, effects: all }
+}
+
+function isOutOfService({ remote }: BfdMachine): boolean {
+  return remote.state === 'admin-down'
 }
 
 /** RFC 5880 §6.8.3: new intervals are announced at once; while up, those that could starve the other end wait for Final. */

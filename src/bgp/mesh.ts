@@ -18,7 +18,8 @@
  * Nothing else of the kernel is scraped or re-announced.
  *
  * BFD, which Calico's resources cannot say, is an annotation of a BGPPeer, or of BGPConfiguration `default` for the mesh:
- * `manx/bfd: on`, or `300ms x 3`. A peer on none of our subnets is watched over several hops (RFC 5883).
+ * `manx/bfd: on`, or `300ms x 3`, and after it `strict` and `damping`. A peer on none of our subnets is watched over
+ * several hops (RFC 5883).
  */
 
 import { Ip, Prefix, type Family } from '../lib/ip.ts'
@@ -454,15 +455,24 @@ export class Mesh {
     const of = resource ?? this.#configs.get('default')
     const asked = of?.metadata.annotations?.[bfdAnnotation]
     if (asked === undefined || asked === 'off') return undefined
-    const words = asked === 'on' ? defaultBfd : /^\s*(\d+)\s*ms\s*x\s*(\d+)\s*$/.exec(asked)
+    const [, timers, ...options] = /^\s*(on|\d+\s*ms\s*x\s*\d+)((?:\s+(?:strict|damping))*)\s*$/.exec(asked) ?? []
+    const words = timers === 'on' ? defaultBfd : /^(\d+)\s*ms\s*x\s*(\d+)$/.exec(timers ?? '')
     const [intervalMs, multiplier] = [Number(words?.[1]), Number(words?.[2])]
     if (!(intervalMs >= 50 && intervalMs <= 60_000 && multiplier >= 1 && multiplier <= 255)) {
-      const message = `annotation ${bfdAnnotation} is \`${asked}\`, not \`on\`, \`off\` or like \`300ms x 3\``
+      const message = `annotation ${bfdAnnotation} is \`${asked}\`, not \`on\`, \`off\` or like \`300ms x 3 strict damping\``
       problems.push({ resource: `${of!.kind}/${of!.metadata.name}`, message })
       return undefined
     }
     const direct = facts.addresses.some(own => new Prefix(own.ip, own.length).contains(address))
-    return { transmitMs: intervalMs, receiveMs: intervalMs, multiplier, multihop: !direct && !address.isLinkLocal() }
+    const [strict, damping] = ['strict', 'damping'].map(word => options[0]?.includes(word))
+    return {
+      transmitMs: intervalMs,
+      receiveMs: intervalMs,
+      multiplier,
+      multihop: !direct && !address.isLinkLocal(),
+      ...(strict && { strict }),
+      ...(damping && { damping }),
+    }
   }
 
   #filtersOf(resource: BGPPeer | undefined, problems: MeshProblem[]): BGPFilter[] {

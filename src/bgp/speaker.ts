@@ -240,10 +240,9 @@ export class Speaker {
     this.#peers.get(key)?.pathDown(independent)
   }
 
-  /** What BFD says of the path to a peer, to be shown. */
-  pathState(key: string, state: BfdState): void {
-    const peer = this.#peers.get(key)
-    if (peer) peer.bfd = state
+  /** What BFD says of the path to a peer, which a session may be waiting for; `remote`: the peer's own state. */
+  pathState(key: string, state: BfdState, remote: BfdState = state): void {
+    this.#peers.get(key)?.pathState(state, remote)
   }
 
   /** Ends a session on an operator's word and begins it anew; undefined: no such peer. `soft` only asks for its routes. */

@@ -116,6 +116,10 @@ export interface PeerConfig {
     readonly receiveMs: number
     readonly multiplier: number
     readonly multihop: boolean
+    /** No session begins before the path is up; default: BGP does not wait for BFD. */
+    readonly strict?: boolean
+    /** Three losses of the path within a minute keep BGP away for 5 s, more of them for up to a minute. */
+    readonly damping?: boolean
   }
   /**
    * Codes of optional attributes that are taken from nothing it sends, whatever they hold: what nobody here needs cannot

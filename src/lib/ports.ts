@@ -275,6 +275,7 @@ export interface BfdView {
 }
 
 export interface BfdEvents {
+  /** Another state; or the same one, when the peer's end goes into AdminDown or comes out of it. */
   changed(change: BfdChange): void
   /** The session cannot run: a port held by somebody, no such interface or address. Undefined: now it can. */
   problem?(message: string | undefined): void

@@ -209,6 +209,7 @@ const refused: readonly (readonly [name: string, settings: unknown, path: string
   ['function without support', p({ import: () => true }), 'peers[0].import', /not supported/],
   ['no AS of many', p({ as: [] }), 'peers[0].as', /admits nobody/],
   ['role inside an AS', p({ as: 'internal', role: 'provider' }), 'peers[0].role', /peers of other ASes/],
+  ['BFD with a word it does not know', p({ bfd: { stict: true } }), 'peers[0].bfd.stict', /./],
   ['BFD over routers without source', p({ bfd: { multihop: true } }), 'peers[0].bfd', /RFC 5883/],
   ['password too long', p({ password: 'x'.repeat(81) }), 'peers[0].password', /1 to 80 octets/],
   ['rule without action', p({ import: { rules: [{}] } }), 'peers[0].import.rules[0]', /needs `action`/],

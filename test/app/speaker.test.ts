@@ -257,6 +257,67 @@ test('BFD ends a session whose path broke, within three missed packets; without 
   expect(established(a)).toEqual(['10.0.0.3'])
 })
 
+test('BFD strict: no session and no routes before the path is up, and after a loss not until it is back', () => {
+  const world = new Routers()
+  const a = world.make(1, { peers: [{ address: '10.0.0.2', as: 65002, ...open, bfd: { strict: true } }] })
+  const plain = { address: '10.0.0.1', as: 65001, ...open }
+  const b = world.make(2, { peers: [plain], originate: ['10.2.0.0/16'] })
+  world.pass(60)
+  expect(a.peer('10.0.0.2')).toMatchObject({ state: 'Idle', bfd: 'down', bfdStrict: true, flaps: 0, tries: 0 })
+  expect(a.peer('10.0.0.2')?.cause).toEqual({ code: 'bfd-waiting', text: 'waits for BFD, which is down (strict)' })
+  expect(prefixes(a)).toEqual([])
+  b.addPeer({ ...plain, bfd: true })
+  world.pass(8)
+  expect(prefixes(a)).toEqual(['10.2.0.0/16'])
+  const way = world.bfd.way('10.0.0.2', '10.0.0.1')
+  way.up = false
+  world.pass(90)
+  // TCP would do all the while.
+  expect(a.peer('10.0.0.2')).toMatchObject({ state: 'Idle', flaps: 1, cause: { code: 'bfd-waiting' } })
+  way.up = true
+  world.pass(8)
+  expect(prefixes(a)).toEqual(['10.2.0.0/16'])
+  // Without the option the same session does not wait.
+  b.addPeer(plain)
+  world.pass(8)
+  a.addPeer({ address: '10.0.0.2', as: 65002, ...open, bfd: true })
+  world.pass(8)
+  expect(a.peer('10.0.0.2')).toMatchObject({ state: 'Established', bfd: 'down' })
+})
+
+test('BFD strict: a peer that takes its BFD out of service keeps its session, and may begin another one', () => {
+  const world = new Routers()
+  const a = world.make(1, { peers: [{ address: '10.0.0.2', as: 65002, ...open, bfd: { strict: true } }] })
+  const plain = { address: '10.0.0.1', as: 65001, ...open }
+  const b = world.make(2, { peers: [{ ...plain, bfd: true }] })
+  world.pass(8)
+  b.addPeer(plain)
+  // AdminDown is told for three seconds; then nobody is heard there any more.
+  world.pass(1)
+  expect(a.peer('10.0.0.2')).toMatchObject({ state: 'Established', bfd: 'down', flaps: 0 })
+  world.pass(60)
+  expect(a.peer('10.0.0.2')).toMatchObject({ state: 'Established', flaps: 0 })
+})
+
+test('BFD damping: a path that comes and goes brings a session down ever more rarely', () => {
+  const world = new Routers()
+  const a = world.make(1, { peers: [{ address: '10.0.0.2', as: 65002, ...open, bfd: { damping: true } }] })
+  world.make(2, { peers: [{ address: '10.0.0.1', as: 65001, ...open, bfd: true }], originate: ['10.2.0.0/16'] })
+  const way = world.bfd.way('10.0.0.2', '10.0.0.1')
+  world.pass(10)
+  for (let n = 0; n < 3; n++) {
+    way.up = false
+    world.pass(1)
+    way.up = true
+    world.pass(n < 2 ? 9 : 3.5)
+  }
+  // BFD is up again, TCP would do, and yet.
+  expect(a.peer('10.0.0.2')).toMatchObject({ bfd: 'up', flaps: 3, cause: { code: 'bfd-down' } })
+  expect(a.peer('10.0.0.2')?.cause?.text).toMatch(/^BFD lost the path too often: kept down for 5 s$/)
+  world.pass(6)
+  expect(a.peer('10.0.0.2')?.state).toBe('Established')
+})
+
 test('a speaker that stops tells BFD first: AdminDown breaks nothing', async () => {
   const world = new Routers()
   const a = world.make(1, { peers: [{ address: '10.0.0.2', as: 65002, ...open, bfd: true, gracefulRestart: 'full' }] })

@@ -192,7 +192,10 @@ describe('states (RFC 5880 §6.2, §6.8.6)', () => {
         ok(after.effects.some(effect => effect.kind === 'heard'))
         const change = changeIn(after)
         if (ours === table[ours][theirs]) {
-          deepEqual([change, sends(after)], [undefined, []])
+          // That the other end was taken out of service is told, though nothing changes here.
+          const told = ours === 'down' && theirs === 'admin-down'
+          const word = told ? { kind: 'changed', from: ours, to: ours, failed: false } : undefined
+          deepEqual([change, sends(after)], [word, []])
           return
         }
         const failed = ours === 'up' && theirs === 'down'
@@ -201,6 +204,15 @@ describe('states (RFC 5880 §6.2, §6.8.6)', () => {
         equal(sends(after).length, 1)
         if (after.machine.state === 'down') equal(after.machine.diagnostic, 3)
       })
+
+  test('AdminDown at the other end is told when it comes and when it ends, and not again in between', () => {
+    const word = { kind: 'changed', from: 'down', to: 'down', failed: false }
+    const away = step(inState.down, packet({ state: 'admin-down' }))
+    deepEqual(changeIn(away), word)
+    equal(changeIn(step(away.machine, packet({ state: 'admin-down' }))), undefined)
+    const silent = step(away.machine, { kind: 'silence' })
+    deepEqual([changeIn(silent), silent.machine.remote.state], [word, 'down'])
+  })
 
   for (const state of states)
     test(`silence while ${state} (RFC 5880 §6.8.1, §6.8.4)`, () => {

@@ -11,6 +11,7 @@ import {
   waitsForPeer,
 } from '../../src/bgp/session/cause.ts'
 import type { DownReason, StateName } from '../../src/bgp/session/fsm.ts'
+import { PathGate } from '../../src/bgp/session/path.ts'
 import { PeerRecord } from '../../src/bgp/session/record.ts'
 import type { PeerConfig } from '../../src/bgp/types.ts'
 import {
@@ -210,6 +211,16 @@ const rows: Readonly<Record<CauseCode, readonly Row[]>> = {
   'bfd-down': [
     { name: 'here', cause: () => over(sent(code.cease, cease.bfdDown)), text: 'BFD went down' },
     { name: 'there', cause: () => over(received(code.cease, cease.bfdDown)), text: 'says BFD went down' },
+  ],
+  'bfd-waiting': [
+    {
+      name: 'strict',
+      cause: () => {
+        const bfd = { transmitMs: 300, receiveMs: 300, multiplier: 3, multihop: false, strict: true }
+        return new PathGate(new SimClock(), bfd, () => {}).closed
+      },
+      text: 'waits for BFD, which is down (strict)',
+    },
   ],
   'max-prefix': [
     {

@@ -492,6 +492,12 @@ describe('BFD by annotation', () => {
     ['on', '10.0.0.1', { transmitMs: 300, receiveMs: 300, multiplier: 3, multihop: false }],
     ['100ms x 5', '10.0.0.1', { transmitMs: 100, receiveMs: 100, multiplier: 5, multihop: false }],
     ['on', '192.0.2.1', { transmitMs: 300, receiveMs: 300, multiplier: 3, multihop: true }],
+    ['on strict', '10.0.0.1', { transmitMs: 300, receiveMs: 300, multiplier: 3, multihop: false, strict: true }],
+    [
+      '50 ms x 3 damping  strict',
+      '10.0.0.1',
+      { transmitMs: 50, receiveMs: 50, multiplier: 3, multihop: false, strict: true, damping: true },
+    ],
     ['off', '10.0.0.1', undefined],
     [undefined, '10.0.0.1', undefined],
   ]
@@ -501,9 +507,12 @@ describe('BFD by annotation', () => {
     expect(problems).toEqual([])
   })
 
-  test.each(['yes', '10ms x 3', '300ms x 0', '300 x 3'])('`%s` is a problem that is named, and no BFD', bfd => {
-    const { config, problems } = asks(bfd)
-    expect(config.peers[0]!.bfd).toBeUndefined()
-    expect(problems.map(p => p.resource)).toEqual(['BGPPeer/gw'])
-  })
+  test.each(['yes', '10ms x 3', '300ms x 0', '300 x 3', 'strict', 'on stricter', 'on strictdamping'])(
+    '`%s` is a problem that is named, and no BFD',
+    bfd => {
+      const { config, problems } = asks(bfd)
+      expect(config.peers[0]!.bfd).toBeUndefined()
+      expect(problems.map(p => p.resource)).toEqual(['BGPPeer/gw'])
+    },
+  )
 })

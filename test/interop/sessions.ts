@@ -207,4 +207,20 @@ export async function bfd(stage: Stage): Promise<void> {
   await until('BFD ends the session', () => !us.up, 5000)
   same('cause', us.peer.cause?.code, 'bfd-down')
   check(Date.now() - started < 2000, `it took ${Date.now() - started} ms`)
+  await stage.stop(us, false)
+  await router.kill()
+  await strictBfd(stage)
+}
+
+/** The same router without BFD is not met over a TCP that works; with it, it is. */
+async function strictBfd(stage: Stage): Promise<void> {
+  const { router } = stage
+  const strict = { transmitMs: 100, receiveMs: 100, strict: true }
+  const us = await stage.meet({ peer: { bfd: strict } })
+  await stays('strict: a session without BFD', 3000, () => !us.up && us.fib.size === 0)
+  same('strict: cause', us.peer.cause?.text, 'waits for BFD, which is down (strict)')
+  await router.kill()
+  await router.start(wishOf({ neighbor: { bfd: true } }))
+  await exchanged(stage, us)
+  same('strict: BFD of the session', us.peer.bfd, 'up')
 }

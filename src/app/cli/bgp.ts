@@ -191,7 +191,12 @@ function sessionLines(one: PeerView): string[] {
   const second = [
     `password ${one.passwordSet ? 'set' : 'none'}`,
     `GTSM ${one.gtsmHops === undefined ? 'off' : counted(one.gtsmHops, 'hop')}`,
-    ...(one.settings ? [`BFD ${one.bfd ?? 'off'}`, `filters ${one.settings.filters.join(' ') || 'none'}`] : []),
+    ...(one.settings
+      ? [
+          `BFD ${one.bfd ?? 'off'}${one.bfdStrict ? ' (strict)' : ''}`,
+          `filters ${one.settings.filters.join(' ') || 'none'}`,
+        ]
+      : []),
     ...(one.passive ? ['passive'] : []),
     ...(one.required ? ['required'] : []),
     ...(session?.gracefulRestart ? [`graceful restart ${session.restartSeconds ?? 0} s`] : []),

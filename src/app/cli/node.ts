@@ -63,7 +63,7 @@ function familyText(
     birdState(peer),
     sinceAsBird(sinceMs(peer), nowMs, timeZone),
     info(peer),
-    ...(wide ? [noBars(causeText(peer) ?? '-'), families(peer), '-'] : []),
+    ...(wide ? [noBars(causeText(peer) ?? '-'), families(peer), peer.bfd ?? '-'] : []),
   ])
   return `${title}${boxedTable(heads, rows)}`
 }
@@ -99,6 +99,7 @@ const birdReasons: Readonly<Partial<Record<CauseCode, string>>> = {
   'hold-expired': 'BGP Error: Hold timer expired',
   'local-stall': 'BGP Error: Hold timer expired',
   'bfd-down': 'BGP Error: BFD session down',
+  'bfd-waiting': 'BGP Error: BFD session down',
   'max-prefix': 'Error: Route limit exceeded',
   'update-error': 'Error: Malformed attribute list',
   'peer-shutdown': 'Received: Administrative shutdown',

@@ -3,8 +3,8 @@
  * are told, and nobody else.
  *
  * Desired and actual by path: peers that go take their path along, changed timers apply without a break, two peers at one
- * address share a path and its fastest timers. Sessions begin down and stay quiet towards a peer without BFD: BGP never
- * waits for it. AdminDown breaks nothing (RFC 5882 §3.2).
+ * address share a path and its fastest timers. Sessions begin down and stay quiet towards a peer without BFD: BGP waits
+ * for them only where the peer's options say so (`bgp/session/path.ts`). AdminDown breaks nothing (RFC 5882 §3.2).
  */
 
 import type { PeerConfig } from '../../bgp/index.ts'
@@ -14,7 +14,7 @@ export interface BfdPeersEvents {
   /** `independent`: their BFD does not share fate with their control plane (C bit). */
   pathDown(key: string, independent: boolean): void
   /** For whoever looks at the peer. */
-  pathState(key: string, state: BfdState): void
+  pathState(key: string, state: BfdState, remote: BfdState): void
   /** The path cannot be watched; undefined: now it can. */
   problem?(key: string, message: string | undefined): void
 }
@@ -23,6 +23,9 @@ interface Watched {
   readonly session: BfdSession
   readonly keys: Set<string>
   timers: BfdTimers
+  /** Ours and theirs, as told last. */
+  state: BfdState
+  remote: BfdState
 }
 
 interface Wanted {
@@ -54,6 +57,9 @@ export class BfdPeers {
       if (known) this.#change(known, desired)
       else this.#watched.set(key, this.#start(desired))
     }
+    // A peer that was added, or begun anew, to a path that is watched already must not wait for its next change.
+    for (const { keys, state, remote } of this.#watched.values())
+      for (const key of keys) this.#on.pathState(key, state, remote)
   }
 
   stop(): void {
@@ -64,14 +70,17 @@ export class BfdPeers {
   #start({ path, keys, timers }: Wanted): Watched {
     const session = this.#bfd().start(path, timers, {
       changed: ({ to, failed, remote }) => {
-        for (const key of keys) this.#on.pathState(key, to)
+        watched.state = to
+        watched.remote = remote.state
+        for (const key of keys) this.#on.pathState(key, to, remote.state)
         if (failed) for (const key of keys) this.#on.pathDown(key, remote.independent)
       },
       problem: message => {
         for (const key of keys) this.#on.problem?.(key, message)
       },
     })
-    return { session, keys, timers }
+    const watched: Watched = { session, keys, timers, state: 'down', remote: 'down' }
+    return watched
   }
 
   #change(known: Watched, { keys, timers }: Wanted): void {
@@ -87,7 +96,8 @@ function pathsOf(peers: readonly PeerConfig[]): Map<string, Wanted> {
   const paths = new Map<string, Wanted>()
   for (const { key, bfd, address, source, zone } of peers) {
     if (!bfd) continue
-    const { multihop, ...timers } = bfd
+    const { multihop, transmitMs, receiveMs, multiplier } = bfd
+    const timers = { transmitMs, receiveMs, multiplier }
     // Over several routers both addresses name the session (RFC 5883 §3); on a link the peer and the link do.
     const path: BfdPath = {
       peer: address,

@@ -292,6 +292,8 @@ const bfdFields = read.record<BfdSettings>({
   receiveMs: bfdMs,
   multiplier: read.integer(1, 255),
   multihop: read.yesNo,
+  strict: read.yesNo,
+  damping: read.yesNo,
 })
 
 const bfd: read.Read<Partial<BfdSettings> | false> = (value, at, problems) =>

@@ -178,6 +178,10 @@ export interface BfdSettings {
   readonly receiveMs?: number
   /** Packets missed in a row; default 3. */
   readonly multiplier?: number
+  /** No BGP before BFD is up; default: BGP does not wait. */
+  readonly strict?: boolean
+  /** Three losses within a minute keep BGP away for 5 s, further ones for up to a minute. */
+  readonly damping?: boolean
   /** The peer is routers away (RFC 5883); needs `source`. */
   readonly multihop?: boolean
 }

@@ -28,6 +28,7 @@ export type CauseCode =
   | 'hold-expired'
   | 'local-stall'
   | 'bfd-down'
+  | 'bfd-waiting'
   | 'max-prefix'
   | 'update-error'
   | 'peer-shutdown'

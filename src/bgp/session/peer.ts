@@ -55,6 +55,7 @@ import type { DownReason, Setup, StateName } from './fsm.ts'
 import { Intake } from './intake.ts'
 import type { Abilities, RestartOffer, Session } from './negotiate.ts'
 import { judge, offer, ourDialSurvives } from './negotiate.ts'
+import { PathGate } from './path.ts'
 import { changeClass, ribPeer, sameValue } from './peer-config.ts'
 import { PeerRecord } from './record.ts'
 import { Refreshing } from './refreshing.ts'
@@ -110,8 +111,6 @@ interface Waiting {
 export class Peer implements ConnectionOwner {
   readonly slot: number
   readonly record: PeerRecord
-  /** Of the path to it, where BFD watches that. */
-  bfd: BfdState = 'down'
   readonly #ports: PeerPorts
   readonly #host: PeerHost
   readonly #stale: StaleRoutes
@@ -125,6 +124,7 @@ export class Peer implements ConnectionOwner {
   #ribPeer: RibPeer | undefined
   #waiting: Waiting | undefined
   readonly #backoff: Backoff
+  readonly #gate: PathGate
   #establishedAtMs = 0
   readonly #terms = new Terms()
   #paced: Timer | undefined
@@ -140,6 +140,7 @@ export class Peer implements ConnectionOwner {
     this.#ports = ports
     this.record = new PeerRecord(ports.clock)
     this.#backoff = new Backoff(ports)
+    this.#gate = new PathGate(ports.clock, config.bfd, () => this.#gateMoved())
     const deps = {
       clock: ports.clock,
       rib: ports.rib,
@@ -179,6 +180,11 @@ export class Peer implements ConnectionOwner {
   /** True once a session was up: our forwarding state has been in place since. */
   get everUp(): boolean {
     return this.#everUp
+  }
+
+  /** Of the path to it, where BFD watches that. */
+  get bfd(): BfdState {
+    return this.#gate.state
   }
 
   get staleRoutes(): StaleRoutes {
@@ -222,6 +228,7 @@ export class Peer implements ConnectionOwner {
   stop(why: Notification | undefined): void {
     this.#running = false
     this.#backoff.cancel()
+    this.#gate.stop()
     this.#dropWaiting()
     const event = why ? ({ kind: 'stop', why: this.#wrapped(why) } as const) : ({ kind: 'abandon' } as const)
     for (const connection of [this.#current, this.#accepted, this.#dialled]) connection?.dispatch(event)
@@ -245,12 +252,34 @@ export class Peer implements ConnectionOwner {
    * plane, whose restart may be all that happened (RFC 5882 §4.3).
    */
   pathDown(independent: boolean): void {
+    this.#gate.lost()
     const current = this.#current
     if (!current) return
     const keeps = !independent && this.#session?.gracefulRestart !== undefined
     const why = this.#wrapped(notification(code.cease, cease.bfdDown))
     current.dispatch(keeps ? { kind: 'abandon' } : { kind: 'cease', why })
-    this.record.blame({ code: 'bfd-down', text: 'BFD went down' })
+    this.record.blame(this.#gate.closed ?? { code: 'bfd-down', text: 'BFD went down' })
+  }
+
+  /** What BFD says of the path; `remote`: of its own end, as far as it has been heard. */
+  pathState(state: BfdState, remote: BfdState): void {
+    this.#gate.told(state, remote)
+  }
+
+  /** A session that is up goes on; attempts end and begin as the gate says. */
+  #gateMoved(): void {
+    if (!this.#running || this.#current) return
+    const { closed } = this.#gate
+    if (!closed) {
+      if (this.#backoff.nextAtMs === undefined && this.#dialled.state === 'idle') this.#startAfter(0, 'idle-hold')
+      return
+    }
+    this.#dropWaiting()
+    const why = notification(code.cease, cease.bfdDown)
+    for (const attempt of [this.#accepted, this.#dialled])
+      if (attempt && attempt.state !== 'idle')
+        attempt.dispatch(rank(attempt.state) < rank('open-sent') ? { kind: 'abandon' } : { kind: 'cease', why })
+    this.record.blame(closed)
   }
 
   /** Ends the session and begins anew at once. */
@@ -272,6 +301,7 @@ export class Peer implements ConnectionOwner {
     }
     this.#config = desired
     this.#dialled.reconfigure(this.#setup(false))
+    this.#gate.configure(desired.bfd)
     if (cost === 'reset') {
       this.#terms.forget()
       this.reset(notification(code.cease, cease.configChange))
@@ -308,6 +338,7 @@ export class Peer implements ConnectionOwner {
     const refused =
       !this.#running ||
       this.#config.passwordMissing !== undefined ||
+      this.#gate.closed !== undefined ||
       this.#backoff.refuses ||
       this.#accepted?.state === 'open-confirm'
     if (refused) return 'refuse'
@@ -608,6 +639,9 @@ export class Peer implements ConnectionOwner {
       // A candidate of theirs that is on its way needs no rival.
       const needless = this.#current !== undefined || this.#accepted?.state === 'open-confirm'
       if (!this.#running || needless || this.#dialled.state !== 'idle') return
+      const { closed } = this.#gate
+      // When it opens, this is made up for.
+      if (closed) return this.record.blame(closed)
       if (this.#config.passive) this.record.blame(waitsForPeer(this.#config))
       this.#dialled.dispatch({ kind })
     })

@@ -58,7 +58,7 @@ interface Malformed extends Omit<MalformedRecord, 'hex'> {
 }
 
 /** Causes that a first attempt may well show while the other end is still starting. */
-const patience: ReadonlySet<CauseCode> = new Set(['no-route', 'refused', 'no-answer', 'closed-early'])
+const patience: ReadonlySet<CauseCode> = new Set(['no-route', 'refused', 'no-answer', 'closed-early', 'bfd-waiting'])
 
 export class PeerRecord {
   readonly history: HistoryEntry[] = []

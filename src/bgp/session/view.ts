@@ -58,6 +58,8 @@ export interface PeerSnapshot {
   readonly required?: true
   /** Of the path, where BFD watches it (RFC 5882). */
   readonly bfd?: BfdState
+  /** The session waits for it. */
+  readonly bfdStrict?: true
   readonly passwordSet: boolean
   readonly gtsmHops?: number
   readonly localAddress?: string
@@ -138,6 +140,7 @@ export function viewPeer(peer: Peer, lingering: boolean, clock: Clock, rib: RibP
     tries: record.tries,
     passive: config.passive,
     ...(config.bfd && { bfd: peer.bfd }),
+    ...(config.bfd?.strict && { bfdStrict: true as const }),
     ...(config.required && { required: true as const }),
     passwordSet: config.password !== undefined,
     ...(config.ttlSecurity !== undefined && { gtsmHops: config.ttlSecurity }),
