@@ -58,15 +58,20 @@ export class Block {
     this.value = value
   }
 
-  /** A new block, all free. `sequence` must exceed any that this block had in an earlier life (invariant 5). */
-  static fresh(cidr: Prefix, owner: string | null, sequence: bigint, wallMs: number): Block {
+  /**
+   * A new block, all free. `sequence` must exceed any that this block had in an earlier life (invariant 5). What was free
+   * in a life that ends in the same commit stays first in line: freed addresses rest as long as they can.
+   */
+  static fresh(cidr: Prefix, owner: string | null, sequence: bigint, wallMs: number, earlier?: Block): Block {
     const size = sizeOf(cidr)
+    const ordinals = new Set(earlier?.value.unallocated)
+    for (let ordinal = 0; ordinal < size; ordinal++) ordinals.add(ordinal)
     return new Block(cidr, {
       cidr: cidr.key,
       affinity: owner,
       ...(owner !== null && { affinity_claim_time: printStamp(wallMs) }),
       allocations: Array<null>(size).fill(null),
-      unallocated: Array.from({ length: size }, (_, ordinal) => ordinal),
+      unallocated: [...ordinals],
       attributes: [],
       sequenceNumber: sequence,
       sequenceNumberForAllocation: {},

@@ -71,7 +71,7 @@ export function loadOwn(draft: Draft, at: Situation, cidr: Prefix): Block | 'ann
     // The announcement has to be in the store before the block is, not just in this draft.
     const announced = draft.records.affinity(at.node, cidr).value?.state === 'pending'
     if (!announced || affinity.value?.state !== 'pending') return 'announce'
-    const block = Block.fresh(cidr, owner, freshSequence(draft, at), at.wallMs)
+    const block = Block.fresh(cidr, owner, freshSequence(draft, at), at.wallMs, draft.records.block(cidr).value)
     draft.setBlock(cidr, block)
     draft.setAffinity(at.node, cidr, 'confirmed')
     return block

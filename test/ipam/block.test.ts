@@ -92,6 +92,16 @@ test('attributes that nobody refers to go, the others close up', () => {
   deepEqual(blockFaults(block.value), [])
 })
 
+test('a block that comes back in the commit in which it went keeps what was freed behind what was free', () => {
+  for (const cidr of ['10.9.0.0/30', 'fd00::/126']) {
+    const gone = fresh(cidr).take(2, grant('a')).block.release([1])
+    const back = Block.fresh(gone.cidr, 'host:n1', now, wall, gone)
+    deepEqual(back.value.unallocated, [2, 3, 1, 0])
+    deepEqual(blockFaults(back.value), [])
+    equal(back.isEmpty, true)
+  }
+})
+
 test('a named address is given once', () => {
   const block = fresh('10.9.0.0/29').takeOrdinal(5, grant('a'))!
   deepEqual(block.value.unallocated, [0, 1, 2, 3, 4, 6, 7])
