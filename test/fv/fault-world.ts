@@ -182,10 +182,14 @@ export class FaultWorld {
   }
 
   inSpace(space: Space, ...argv: readonly string[]): string {
+    return this.#run(space, this.lockFile, argv)
+  }
+
+  #run(space: Space, lock: string, argv: readonly string[]): string {
     return execFileSync('ip', ['netns', 'exec', `${this.#tag}-${space}`, ...argv], {
       encoding: 'utf8',
       stdio: ['ignore', 'pipe', 'pipe'],
-      env: { ...process.env, XTABLES_LOCKFILE: this.lockFile },
+      env: { ...process.env, XTABLES_LOCKFILE: lock },
     })
   }
 
@@ -219,9 +223,17 @@ export class FaultWorld {
     return `${family === 4 ? 'iptables' : 'ip6tables'}-${this.options.backend}${what}`
   }
 
+  /**
+   * The filter table or one chain of it, as `iptables -S` says. With a lock of its own: the legacy tool waits for the lock
+   * to list as well, and this process, with every test in it, would stand still while somebody else has it.
+   */
+  list(family: Family, ...chain: readonly string[]): string {
+    return this.#run('h', `${this.lockFile}.list`, [this.tool(family), '-S', ...chain])
+  }
+
   /** The lines of our chain, hash comments left out. */
   chain(family: Family, name: string): string[] {
-    return this.tables(family, '-S', name)
+    return this.list(family, name)
       .split('\n')
       .filter(line => line.startsWith('-A '))
   }

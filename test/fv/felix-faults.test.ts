@@ -158,7 +158,7 @@ const edits: readonly Edit[] = [
 
 /** Where a rule leads to this chain: its chain and its number there; 0: nowhere. */
 function leadTo(world: FaultWorld, family: Family, to: string): [chain: string, at: number] {
-  const lines = world.tables(family, '-S').split('\n')
+  const lines = world.list(family).split('\n')
   const line = lines.find(one => one.endsWith(`-g ${to}`))
   const chain = line?.split(' ')[1]
   if (line === undefined || chain === undefined) return ['', 0]
@@ -202,7 +202,7 @@ describe.each(backends)('%s', backend => {
       for (const family of families) edit(world, family)
       const tookMs: Record<string, number> = {}
       await until(
-        () => `repaired: ${world.tables(4, '-S')}`,
+        () => `repaired: ${world.list(4)}`,
         async () => {
           for (const family of families)
             if (!tookMs[family] && isRepaired(world, family)) tookMs[family] = Math.round(performance.now() - started)
@@ -337,7 +337,7 @@ test('nft: a second writer changes the table without pause: policy follows, and 
   try {
     await until(
       () => 'the writers write',
-      async () => world.tables(4, '-S').includes('7777') || undefined,
+      async () => world.list(4).includes('7777') || undefined,
     )
     await world.comesThrough()
     await world.leaks()
@@ -348,7 +348,7 @@ test('nft: a second writer changes the table without pause: policy follows, and 
       const started = performance.now()
       await world.hand([another(name, 7100 + rounds), ...(rounds > 0 ? [without(`round${rounds - 1}`)] : [])])
       await until(
-        () => `${name}: ${world.tables(4, '-S')}`,
+        () => `${name}: ${world.list(4)}`,
         async () => families.every(family => hasChain(world, family, `cali-pi-np/default/${name}`)) || undefined,
       )
       ok(performance.now() - started < 5_000, `${name} took ${Math.round(performance.now() - started)} ms`)
@@ -380,7 +380,7 @@ function endless(tool: string, chain: string): string {
 }
 
 function hasChain(world: FaultWorld, family: Family, chain: string): boolean {
-  return world.tables(family, '-S').includes(`-N ${chain}\n`)
+  return world.list(family).includes(`-N ${chain}\n`)
 }
 
 /** What becomes of changes while somebody has the lock of the legacy tools for 30 s. */
@@ -419,7 +419,7 @@ async function whileLocked(world: FaultWorld): Promise<void> {
   await world.until('in step', ({ snapshot: { phase, warnings } }) => phase === 'in step' && warnings.length === 0)
   const appliedAfter = after() - releasedAfter
   for (const family of families) {
-    const chains = world.tables(family, '-S')
+    const chains = world.list(family)
     for (const [name, port] of [
       ['second', '7012'],
       ['third', '7003'],
