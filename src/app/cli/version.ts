@@ -4,7 +4,7 @@
  * The commit is written into the bundle when it is built; run from the sources, it is the one that is checked out.
  */
 
-import { existsSync, readFileSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
 import { version } from '../../lib/version.ts'
 import { exitCodes } from '../report.ts'
 import { withConnection, type Invocation } from './world.ts'
@@ -26,16 +26,6 @@ export async function showVersion(call: Invocation): Promise<number> {
 
 function commit(): string {
   if (typeof MANX_COMMIT === 'string') return MANX_COMMIT
-  const git = `${import.meta.dirname}/../../../.git`
-  const read = (path: string) =>
-    existsSync(`${git}/${path}`) ? readFileSync(`${git}/${path}`, 'utf8').trim() : undefined
-  const head = read('HEAD')
-  const ref = head?.startsWith('ref: ') ? head.slice('ref: '.length) : undefined
-  const packed =
-    ref &&
-    read('packed-refs')
-      ?.split('\n')
-      .find(line => line.endsWith(` ${ref}`))
-  const hash = ref === undefined ? head : (read(ref) ?? packed)
-  return hash?.slice(0, 9) ?? 'unknown'
+  const { stdout } = spawnSync('git', ['rev-parse', '--short=9', 'HEAD'], { cwd: import.meta.dirname, encoding: 'utf8' })
+  return stdout?.trim() || 'unknown'
 }
