@@ -4,7 +4,8 @@
  * The commit is written into the bundle when it is built; run from the sources, it is the one that is checked out.
  */
 
-import { spawnSync } from 'node:child_process'
+import { existsSync, readFileSync, statSync } from 'node:fs'
+import { resolve } from 'node:path'
 import { version } from '../../lib/version.ts'
 import { exitCodes } from '../report.ts'
 import { withConnection, type Invocation } from './world.ts'
@@ -26,6 +27,17 @@ export async function showVersion(call: Invocation): Promise<number> {
 
 function commit(): string {
   if (typeof MANX_COMMIT === 'string') return MANX_COMMIT
-  const { stdout } = spawnSync('git', ['rev-parse', '--short=9', 'HEAD'], { cwd: import.meta.dirname, encoding: 'utf8' })
-  return stdout?.trim() || 'unknown'
+  const root = `${import.meta.dirname}/../../..`
+  const read = (path: string) => (existsSync(path) ? readFileSync(path, 'utf8').trim() : undefined)
+  // In a worktree of git's, `.git` is a file that names a folder, which has a HEAD of its own and names the shared one.
+  const isFile = statSync(`${root}/.git`, { throwIfNoEntry: false })?.isFile() === true
+  const git = isFile ? read(`${root}/.git`)!.slice('gitdir: '.length) : `${root}/.git`
+  const shared = isFile ? resolve(git, read(`${git}/commondir`) ?? '.') : git
+  const head = read(`${git}/HEAD`)
+  const ref = head?.startsWith('ref: ') ? head.slice('ref: '.length) : undefined
+  if (ref === undefined) return head?.slice(0, 9) ?? 'unknown'
+  const packed = read(`${shared}/packed-refs`)
+    ?.split('\n')
+    .find(line => line.endsWith(` ${ref}`))
+  return (read(`${shared}/${ref}`) ?? packed)?.slice(0, 9) ?? 'unknown'
 }
