@@ -41,7 +41,7 @@ import { AddressAudit } from './audit.ts'
 import type { CniRequest } from './cni.ts'
 import type { Config } from './config.ts'
 import { nodeFindings } from './findings.ts'
-import { openDoors, type Doors, type Readiness } from './http.ts'
+import { openDoors, type Doors } from './http.ts'
 import {
   decideName,
   findAddresses,
@@ -53,7 +53,9 @@ import {
   settleName,
   type NodeAddresses,
 } from './node.ts'
-import { Pods, type AddressRequest } from './pods.ts'
+import { podAddresses } from './pod-addresses.ts'
+import { Pods } from './pods.ts'
+import { addressesReady, felixReady, notReady, sessionsReady, type Readiness } from './readiness.ts'
 import { BfdPeers } from './speaker/bfd.ts'
 import { StatusRecord } from './status-record.ts'
 import { storeName } from './store.ts'
@@ -207,7 +209,7 @@ export class Agent {
           error: {
             code: request.command === 'STATUS' ? 50 : 11,
             msg: 'agent is starting, try again',
-            details: this.#reasons(),
+            details: notReady(this.readiness()),
           },
         }),
     }
@@ -291,7 +293,7 @@ export class Agent {
         programmed: (endpoint, revision) => this.#programmed(endpoint, revision),
         podLabels: request => podLabels(request),
       },
-      { store, kernel, clock, log: log.with({ room: 'cni' }), metrics, addresses: this.#podAddresses() },
+      { store, kernel, clock, log: log.with({ room: 'cni' }), metrics, addresses: podAddresses(this.#ipam) },
     )
     this.#tunnels = this.#tunnelAddresses(name, this.#ipam, this.#felix)
     this.#audit = new AddressAudit(
@@ -474,7 +476,7 @@ export class Agent {
   // ---------------------------------------------------------------------------------------------------------- pods
 
   #podsWait(): string | undefined {
-    if (!this.#synced) return this.#reasons()
+    if (!this.#synced) return notReady(this.readiness())
     return this.#datastoreReady ? undefined : 'store is locked: Calico is currently not ready to process requests'
   }
 
@@ -511,35 +513,6 @@ export class Agent {
     )
   }
 
-  #podAddresses() {
-    const ipam = this.#ipam!
-    return {
-      assign: async (request: AddressRequest): Promise<readonly Ip[]> => {
-        const { handle, attributes, given } = request
-        if (given.length > 0) {
-          for (const [i, ip] of given.entries()) {
-            const last = i === given.length - 1
-            const companions = last ? { companions: () => ({ writes: request.record(given) }) } : {}
-            await ipam.assignGiven({ ip, handle, attributes, use: 'Workload', ...companions })
-          }
-          return given
-        }
-        const { ips4, ips6 } = await ipam.assign({
-          handle,
-          attributes,
-          use: 'Workload',
-          num4: request.want4 ? 1 : 0,
-          num6: request.want6 ? 1 : 0,
-          ...(request.pools4.length > 0 && { pools4: request.pools4 }),
-          ...(request.pools6.length > 0 && { pools6: request.pools6 }),
-          companions: ips => ({ writes: request.record([...ips.ips4, ...ips.ips6]) }),
-        })
-        return [...ips4, ...ips6]
-      },
-      release: async (handle: string): Promise<boolean> => (await ipam.releaseByHandle(handle)).found,
-    }
-  }
-
   // --------------------------------------------------------------------------------------------------------- views
 
   /** What must be right before the agent is ready, each with its reason in words. */
@@ -549,33 +522,14 @@ export class Agent {
     if (!this.#synced)
       return [...report, { component: 'felix', ready: false, reason: 'not in sync with the store yet' }]
     report.push(felixReady(this.#felix!))
-    if (this.#speaker) report.push(this.#sessionsReady(this.#speaker))
+    if (this.#speaker) {
+      const listenProblems = [...this.#listenProblems.values()]
+      report.push(sessionsReady(this.#speaker.snapshot().peers, { listenProblems, wallMs: this.#ports.clock.wall() }))
+    }
     report.push(addressesReady(this.#audit!))
     if (!this.#datastoreReady)
       report.push({ component: 'lock', ready: false, reason: 'store is locked (datastoreReady is false)' })
     return report
-  }
-
-  /** Half of the sessions Established or excused: connecting for under 30 s (operator-experience.md 5). */
-  #sessionsReady(speaker: Speaker): Readiness {
-    const { peers } = speaker.snapshot()
-    const wall = this.#ports.clock.wall()
-    const down = peers.filter(peer => peer.state !== 'Established')
-    const excused = down.filter(
-      peer => wall - peer.since < 30_000 && peer.flaps === 0 && peer.cause?.code === 'connecting',
-    )
-    const enough = (peers.length - down.length + excused.length) * 2 >= peers.length
-    const ready = enough && !down.some(peer => peer.required && !excused.includes(peer))
-    const up = `${peers.length - down.length} of ${peers.length} sessions Established`
-    const reasons = down.map(peer => `${peer.address} (${peer.name}): ${peer.cause?.text ?? peer.state}`)
-    return { component: 'bgp', ready, reason: [up, ...this.#listenProblems.values(), ...reasons].join('; ') }
-  }
-
-  #reasons(): string {
-    return this.readiness()
-      .filter(item => !item.ready)
-      .map(item => `${item.component}: ${item.reason}`)
-      .join('; ')
   }
 
   #makeViews(): AgentViews {
@@ -599,21 +553,6 @@ export class Agent {
       },
     })
   }
-}
-
-function felixReady(felix: Felix): Readiness {
-  const { phase, lastError, warnings } = felix.snapshot()
-  const reasons = [
-    ...(lastError ? [lastError] : felix.ready ? [] : [phase]),
-    ...warnings.map(w => `${w.message} [${w.code}]`),
-  ]
-  return { component: 'felix', ready: felix.ready, ...(reasons.length > 0 && { reason: reasons.join('; ') }) }
-}
-
-/** A pool that fills is no reason to take the agent out of service. */
-function addressesReady({ warnings }: AddressAudit): Readiness {
-  const reason = warnings.map(({ message, code }) => `${message} [${code}]`).join('; ')
-  return { component: 'ipam', ready: true, ...(reason && { reason }) }
 }
 
 async function podLabels(request: CniRequest): Promise<Readonly<Record<string, string>>> {

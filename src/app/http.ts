@@ -17,14 +17,7 @@ import fastify, { type FastifyInstance, type FastifyReply } from 'fastify'
 import { chmodSync, rmSync } from 'node:fs'
 import { CodedError, reasonOf } from '../lib/errors.ts'
 import type { CniAnswer, CniRequest } from './cni.ts'
-
-/** One thing that must be right before the agent is ready. */
-export interface Readiness {
-  readonly component: string
-  readonly ready: boolean
-  /** In words; also when ready, where there is something to say. */
-  readonly reason?: string
-}
+import type { Readiness } from './readiness.ts'
 
 export type Query = Readonly<Record<string, string>>
 export type Views = Readonly<Record<string, (query: Query) => unknown>>

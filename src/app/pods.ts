@@ -36,7 +36,7 @@ import {
 } from '../model/index.ts'
 import type { CniAnswer, CniError, CniRequest } from './cni.ts'
 
-/** Where addresses come from; `app/agent.ts` puts ipam behind it. */
+/** Where addresses come from; `app/pod-addresses.ts` puts ipam behind it. */
 export interface PodAddresses {
   /** Assigns one address of each wanted family and commits `record(addresses)` with it; throws when it cannot. */
   assign(request: AddressRequest): Promise<readonly Ip[]>
