@@ -17,7 +17,7 @@ import { Prefix } from '../lib/ip.ts'
 import type { SetState } from '../lib/ports.ts'
 import { holds, protocolNumber, type Flow } from './explain-match.ts'
 import type { Passage } from './explain.ts'
-import { hashOf, isOurChain, renderRules, type Hook, type RenderedChain } from './rules/names.ts'
+import { hashOf, isOurChain, renderHooks, type Hook, type RenderedChain } from './rules/names.ts'
 
 export type RuleTableName = 'raw' | 'mangle' | 'filter'
 
@@ -96,14 +96,8 @@ export function readRules(text: string): Map<string, KernelRules> {
 export function wantedRules(chains: Iterable<RenderedChain>, hooks: readonly Hook[]): Map<string, KernelRules> {
   const out = new Map<string, KernelRules>()
   for (const name of new Set(hooks.map(({ chain }) => chain))) {
-    const of = (at: Hook['at'], hashedAs: string) =>
-      renderRules(
-        hooks.filter(hook => hook.chain === name && hook.at === at).map(({ rule }) => rule),
-        hashedAs,
-      )
-    const { lines } = of('insert', name)
-    const rules = [...lines, ...of('append', `${name}*appends*`).lines]
-    out.set(name, { policy: 'ACCEPT', rules: rules.map(asKernelRule) })
+    const { top, bottom } = renderHooks(name, hooks)
+    out.set(name, { policy: 'ACCEPT', rules: [...top.lines, ...bottom.lines].map(asKernelRule) })
   }
   for (const { name, lines } of chains) out.set(name, { policy: '-', rules: lines.map(asKernelRule) })
   return out
@@ -391,14 +385,7 @@ function compareChain(chain: RenderedChain, kernel: KernelRules | undefined): Ru
 function compareHooks(name: string, hooks: readonly Hook[], kernel: KernelRules | undefined): RuleDrift[] {
   const drift = (text: string): RuleDrift => ({ kind: 'rule', thing: name, text: `chain ${name} ${text}` })
   const of = (at: Hook['at']) => hooks.filter(hook => hook.chain === name && hook.at === at)
-  const top = renderRules(
-    of('insert').map(({ rule }) => rule),
-    name,
-  )
-  const end = renderRules(
-    of('append').map(({ rule }) => rule),
-    `${name}*appends*`,
-  )
+  const { top, bottom: end } = renderHooks(name, hooks)
   const has = kernel?.rules.map(({ hash }) => hash) ?? []
   const lost = [...of('insert'), ...of('append')].filter((_, i) => !has.includes([...top.hashes, ...end.hashes][i]))
   if (lost.length > 0)

@@ -37,13 +37,15 @@ import {
   type DecidingTable,
   type Hook,
   type MarkBits,
+  type RenderedChain,
 } from './rules/names.ts'
 import { natChains, natHooks, natSetsWanted } from './rules/nat.ts'
 import { policyChains, profileChains } from './rules/policy.ts'
 import { tunnelChains, tunnelFacts, tunnelHooks, tunnelSets, type TunnelTable } from './rules/tunnel.ts'
 import { earliest, type DriverDeps, type DriverState } from './sync/driver.ts'
 import { IpSets } from './sync/ipsets.ts'
-import { Table, type KernelChain } from './sync/tables.ts'
+import type { KernelChain } from './sync/hooks.ts'
+import { Table } from './sync/tables.ts'
 
 const bothFamilies: readonly Family[] = [4, 6]
 /** In the order in which a packet meets them. */
@@ -154,8 +156,8 @@ export class Firewall {
       }
     for (const { set, family, added, removed } of members) {
       const name = setName(family, set)
-      for (const member of added) this.#sets[family].wantMember(name, member, true)
-      for (const member of removed) this.#sets[family].wantMember(name, member, false)
+      this.#sets[family].wantMembers(name, added, true)
+      this.#sets[family].wantMembers(name, removed, false)
     }
   }
 
@@ -196,14 +198,14 @@ export class Firewall {
       for (const table of ['raw', 'mangle', 'filter'] as const)
         this.#tables[family][table].replace(
           group,
-          render({ family, table, settings: this.#settings, marks: this.#marks }),
+          render({ family, table, settings: this.#settings, marks: this.#marks }).map(renderChain),
         )
   }
 
   #renderEndpoint(link: string): void {
     const endpoint = this.#endpoints.get(link)
     const bound = endpoint && this.#bound.get(endpoint.owner)
-    const chains = endpoint ? endpointChains(endpoint, this.#settings, this.#marks, bound) : []
+    const chains = endpoint ? endpointChains(endpoint, this.#settings, this.#marks, bound).map(renderChain) : []
     for (const family of bothFamilies) this.#tables[family].filter.replace(`endpoint ${link}`, chains)
   }
 
@@ -216,14 +218,14 @@ export class Firewall {
   #renderDispatch(): void {
     const links = [...this.#endpoints.keys()]
     for (const direction of ['from', 'to'] as const) {
-      const chains = dispatchChains(direction, links, this.#settings)
+      const chains = dispatchChains(direction, links, this.#settings).map(renderChain)
       for (const family of bothFamilies) this.#tables[family].filter.replace(`dispatch ${direction}`, chains)
     }
   }
 
   #renderPathCheck(): void {
     for (const family of bothFamilies)
-      this.#tables[family].raw.replace('path check', pathChains(family, this.#endpoints.values()))
+      this.#tables[family].raw.replace('path check', pathChains(family, this.#endpoints.values()).map(renderChain))
   }
 
   #mayUse(): string {
@@ -280,19 +282,19 @@ export class Firewall {
     for (const family of bothFamilies) {
       const { raw, mangle, filter } = this.#tables[family]
       raw.table.wantHooks([...this.#tunnelHooks('raw', family), ...rawHooks(settings, has)])
-      raw.replace('static', rawChains(settings, this.#marks, has))
+      raw.replace('static', rawChains(settings, this.#marks, has).map(renderChain))
       mangle.table.wantHooks(has ? mangleHooks(settings) : [])
-      mangle.replace('static', has ? mangleChains(settings, this.#marks) : [])
+      mangle.replace('static', has ? mangleChains(settings, this.#marks).map(renderChain) : [])
       filter.table.wantHooks([...this.#tunnelHooks('filter', family), ...filterHooks(settings, this.#marks, has)])
       const facts = { hasHosts: has, services: this.#services[family] }
-      filter.replace('static', filterChains(family, settings, this.#marks, facts))
+      filter.replace('static', filterChains(family, settings, this.#marks, facts).map(renderChain))
     }
   }
 
   #renderNat(): void {
     for (const family of bothFamilies) {
       const { nat } = this.#tables[family]
-      nat.replace('outgoing', natChains(family, this.#settings, this.#addresses))
+      nat.replace('outgoing', natChains(family, this.#settings, this.#addresses).map(renderChain))
       nat.table.wantHooks([...natHooks(family, this.#addresses), ...this.#tunnelHooks('nat', family)])
       const wanted = natSetsWanted(family, this.#settings, this.#addresses)
       const names = wanted.map(({ name }) => name)
@@ -306,7 +308,7 @@ export class Firewall {
     for (const family of bothFamilies) {
       const facts = tunnelFacts(family, this.#tunnels)
       for (const table of ['raw', 'filter', 'nat'] as const)
-        this.#tables[family][table].replace('tunnels', tunnelChains(table, family, facts))
+        this.#tables[family][table].replace('tunnels', tunnelChains(table, family, facts).map(renderChain))
       const wanted = tunnelSets(family, facts)
       const names = wanted.map(({ name }) => name)
       for (const name of this.#tunnelSets[family]) if (!names.includes(name)) this.#sets[family].unwant(name)
@@ -467,10 +469,12 @@ class ChainOwner {
     this.table = table
   }
 
-  replace(group: string, chains: readonly Chain[]): void {
+  replace(group: string, chains: readonly RenderedChain[]): void {
     const before = this.#groups.get(group) ?? []
+    // Most policies have nothing to say in most tables.
+    if (chains.length === 0 && before.length === 0) return
     const names = new Set(chains.map(({ name }) => name))
-    for (const chain of chains) this.table.want(renderChain(chain))
+    for (const chain of chains) this.table.want(chain)
     // Two endpoints of one owner may share a chain: it is held once.
     for (const name of names) if (!before.includes(name)) this.#count(name, 1)
     for (const name of before) if (!names.has(name)) this.#count(name, -1)

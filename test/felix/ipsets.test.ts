@@ -163,3 +163,68 @@ test('a host without ipset matters only when a set is wanted', async () => {
   await both(driver)
   equal(driver.state().failing[0]?.message, 'no ipset')
 })
+
+test('one member more or less in a set of thousands is one line', async () => {
+  const { make, both, kernel } = setUp()
+  const driver = make()
+  const many = Array.from({ length: 3000 }, (_, i) => `10.${i >> 8}.${i & 255}.1`)
+  driver.want(net('cali40x', ...many))
+  await both(driver)
+  const scripts: string[] = []
+  kernel.refuse(call => call.op === 'changeSets' && scripts.push(call.script) === 0)
+  driver.wantMembers('cali40x', ['192.0.2.1'], true)
+  await both(driver)
+  driver.wantMembers('cali40x', ['192.0.2.1', '192.0.2.2'], false)
+  await both(driver)
+  deepEqual(scripts, ['add cali40x 192.0.2.1 -exist\n', 'del cali40x 192.0.2.1 -exist\n'])
+  equal(driver.state().pending, 0)
+})
+
+// What may differ is remembered member by member: whatever happens in between, nothing may be forgotten.
+for (let seed = 1; seed <= 40; seed++)
+  test(`any order of changes, edits and refusals ends as wanted, seed ${seed}`, async () => {
+    const { clock, make, sets, both, kernel } = setUp()
+    const random = new SimRandom(seed)
+    const below = (n: number): number => Math.floor(random.next() * n)
+    const some = (): string[] => Array.from({ length: below(16) }, () => `10.0.0.${below(20)}`)
+    const wanted = new Map<string, Set<string>>()
+    const heals: (() => void)[] = []
+    const driver = make()
+    const acts = [
+      (name: string) => {
+        const members = some()
+        wanted.set(name, new Set(members))
+        driver.want(net(name, ...members))
+      },
+      (name: string) => {
+        wanted.delete(name)
+        driver.unwant(name)
+      },
+      ...[true, true, false].map(present => (name: string) => {
+        const members = some()
+        for (const member of members) wanted.get(name)?.[present ? 'add' : 'delete'](member)
+        driver.wantMembers(name, members, present)
+      }),
+      (name: string) => {
+        if (wanted.has(name))
+          kernel.editSets(`create ${name} hash:net -exist\nflush ${name}\nadd ${name} 10.0.0.${below(20)}`)
+      },
+      () => heals.push(kernel.refuse(({ op }) => op === 'changeSets' || op === 'readSets', { times: 1 + below(3) })),
+      () => clock.pass(90_000),
+    ]
+    for (let i = 0; i < 60; i++) {
+      acts[below(acts.length)]!(`cali40${'ab'[below(2)]}`)
+      if (below(3) === 0) await both(driver)
+    }
+    for (const heal of heals) heal()
+    for (let i = 0; i < 3; i++) {
+      clock.pass(90_000)
+      await both(driver)
+    }
+    deepEqual(
+      await sets(),
+      Object.fromEntries([...wanted].map(([name, members]) => [name, [...members].sort().join(' ')])),
+    )
+    equal(driver.state().pending, 0)
+    deepEqual(driver.state().failing, [])
+  })

@@ -86,6 +86,37 @@ for (const family of families) {
   })
 }
 
+test('hooks are known to stand without reading the table again, and change from there', async () => {
+  const { make, rules, edit, kernel } = setUp(4)
+  edit('-A FORWARD -s 10.1.0.0/16 -j ACCEPT', '-A INPUT -i lo -j ACCEPT')
+  const table = make()
+  let reads = 0
+  let writes = 0
+  kernel.refuse(call => call.op === 'saveTable' && ++reads === 0, { times: Infinity })
+  table.want(chain('cali-a', ['-j RETURN']))
+  table.wantHooks([hook('FORWARD', 'insert'), hook('OUTPUT', 'append')])
+  // Somebody is quicker, between our look and our write: ours comes to stand above all the same.
+  kernel.refuse(call => {
+    if (call.op === 'restoreTable' && writes === 0) edit('-I FORWARD 1 -s 10.2.0.0/16 -j DROP')
+    return call.op === 'restoreTable' && ++writes === 0
+  })
+  await table.apply()
+  ok(table.hooksInPlace())
+  table.wantHooks([hook('FORWARD', 'append'), hook('INPUT', 'insert')])
+  ok(!table.hooksInPlace())
+  await table.apply()
+  ok(table.hooksInPlace())
+  equal(reads, 1)
+  deepEqual(await rules(), [
+    'INPUT: -j cali-a',
+    'INPUT: -i lo -j ACCEPT',
+    'FORWARD: -s 10.2.0.0/16 -j DROP',
+    'FORWARD: -s 10.1.0.0/16 -j ACCEPT',
+    'FORWARD: -j cali-a',
+    'cali-a: -j RETURN',
+  ])
+})
+
 const edits: { name: string; lines: string[] }[] = [
   { name: 'a chain emptied', lines: ['-F cali-b'] },
   { name: 'a rule slipped in', lines: ['-I cali-a 1 -j ACCEPT'] },

@@ -126,9 +126,14 @@ export class SelectorIndex {
     if (!isNew && sameLabels(effective, item.effective)) return
     this.#refile(id, item.effective, effective)
     item.effective = effective
-    const candidates = new Set([...item.matched, ...(this.#selectorsAt.get(anywhere) ?? [])])
-    for (const place of placesIn(effective)) for (const one of this.#selectorsAt.get(place) ?? []) candidates.add(one)
-    for (const one of candidates) this.#decide(one, this.#selectors.get(one)!, id, item, true)
+    for (const one of item.matched) this.#decide(one, this.#selectors.get(one)!, id, item, true)
+    this.#mayStart(anywhere, id, item)
+    for (const place of placesIn(effective)) this.#mayStart(place, id, item)
+  }
+
+  #mayStart(place: string, id: string, item: Item): void {
+    for (const one of this.#selectorsAt.get(place) ?? [])
+      if (!item.matched.has(one)) this.#decide(one, this.#selectors.get(one)!, id, item, true)
   }
 
   #effective({ own, parents }: Item): Map<string, string> {
@@ -140,8 +145,8 @@ export class SelectorIndex {
   }
 
   #refile(id: string, before: ReadonlyMap<string, string>, after: ReadonlyMap<string, string>): void {
-    for (const place of placesIn(before)) remove(this.#itemsAt, place, id)
-    for (const place of placesIn(after)) add(this.#itemsAt, place, id)
+    for (const place of placesIn(before, after)) remove(this.#itemsAt, place, id)
+    for (const place of placesIn(after, before)) add(this.#itemsAt, place, id)
   }
 
   #decide(selector: string, entry: Entry, id: string, item: Item, isWanted: boolean): void {
@@ -186,12 +191,15 @@ function placesOf(selector: Selector): string[] {
   return best ? [...best] : [present ?? anywhere]
 }
 
-/** Where an item is found: under each label, and under each label with its value. */
-function* placesIn(labels: ReadonlyMap<string, string>): Generator<string> {
+/** Where an item is found: under each label, and under each label with its value. Without the places of `others`. */
+function placesIn(labels: ReadonlyMap<string, string>, others?: ReadonlyMap<string, string>): string[] {
+  const places: string[] = []
   for (const [label, value] of labels) {
-    yield label
-    yield `${label}${separator}${value}`
+    const other = others?.get(label)
+    if (other === undefined) places.push(label)
+    if (other !== value) places.push(`${label}${separator}${value}`)
   }
+  return places
 }
 
 function sameLabels(a: ReadonlyMap<string, string>, b: ReadonlyMap<string, string>): boolean {

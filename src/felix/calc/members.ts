@@ -180,19 +180,22 @@ export class Members {
 
   flush(): MemberChange[] {
     const changes: MemberChange[] = []
-    for (const [set, touched] of this.#touched)
+    for (const [set, touched] of this.#touched) {
+      const counts = this.#counts.get(set)!
+      const found = {
+        4: { added: [] as string[], removed: [] as string[] },
+        6: { added: [] as string[], removed: [] as string[] },
+      }
+      for (const [member, was] of touched) {
+        const is = counts.has(member)
+        if (is !== was) found[familyOf(member)][is ? 'added' : 'removed'].push(member)
+      }
       for (const family of [4, 6] as const) {
-        const added: string[] = []
-        const removed: string[] = []
-        for (const [member, was] of touched) {
-          const is = this.#counts.get(set)!.has(member)
-          if (is === was || familyOf(member) !== family) continue
-          if (is) added.push(member)
-          else removed.push(member)
-        }
+        const { added, removed } = found[family]
         if (added.length + removed.length > 0)
           changes.push({ set, family, added: added.sort(), removed: removed.sort() })
       }
+    }
     this.#touched.clear()
     return changes
   }
@@ -293,7 +296,9 @@ function halves(whole: Prefix): Prefix[] {
 
 /** An IPv6 member has a colon in its address; the one before a port number does not count. */
 function familyOf(member: string): Family {
-  return member.split(',', 1)[0]!.includes(':') ? 6 : 4
+  const colon = member.indexOf(':')
+  const comma = member.indexOf(',')
+  return colon >= 0 && (comma < 0 || colon < comma) ? 6 : 4
 }
 
 function sameAddresses(a: MemberItem, b: MemberItem): boolean {

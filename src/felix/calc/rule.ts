@@ -67,11 +67,24 @@ export interface ReadRule {
   readonly never?: string
 }
 
+interface Reading {
+  readonly rule: ReadRule
+  readonly sets: ReadonlyMap<string, SetDefinition>
+}
+
+/** Whoever counts sets and whoever renders, in each family and table, reads the same rules one after the other. */
+const readings = new WeakMap<PolicyRule, { readonly namespace: string; readonly reading: Reading }>()
+
 /** A rule and the sets it names; `namespace` is the policy's, empty for global policies and profiles. */
-export function readRule(
-  rule: PolicyRule,
-  namespace: string,
-): { readonly rule: ReadRule; readonly sets: ReadonlyMap<string, SetDefinition> } {
+export function readRule(rule: PolicyRule, namespace: string): Reading {
+  const known = readings.get(rule)
+  if (known?.namespace === namespace) return known.reading
+  const reading = readAnew(rule, namespace)
+  readings.set(rule, { namespace, reading })
+  return reading
+}
+
+function readAnew(rule: PolicyRule, namespace: string): Reading {
   const sets = new Map<string, SetDefinition>()
   const reader = new Reader(namespace, protocolWord(rule.protocol), definition => {
     const id = setId(definition)

@@ -3,7 +3,8 @@
  *
  * Two phases, with the rules between them: `applyAdds` makes sets and adds members, before rules that name them are
  * loaded; `applyRemovals` takes members and sets away, after rules that no longer need them. A set that changes by more
- * than half is built anew beside the old one and swapped in, so that it is never seen half full.
+ * than half is built anew beside the old one and swapped in, so that it is never seen half full. A member that comes or
+ * goes costs the same in a set of ten and in one of ten thousand: members that may differ are kept at hand.
  *
  * `ipset restore` stops at the first bad line and keeps what came before; so a script that fails is followed by a read
  * back, and from then on each set goes in a script of its own, until all is well: one bad set does not hold up others.
@@ -40,8 +41,8 @@ export class IpSets {
   readonly #backoff: Backoff
   readonly #desired = new Map<string, Held>()
   readonly #actual = new Map<string, Held>()
-  /** Sets whose desired or actual side changed since they were last found equal. */
-  readonly #dirty = new Set<string>()
+  /** Sets whose two sides may differ, with the members that may; `all`: nobody knows which. */
+  readonly #dirty = new Map<string, Set<string> | 'all'>()
   readonly #meter: ReturnType<typeof meters>
   #known = false
   #readBefore = false
@@ -61,21 +62,25 @@ export class IpSets {
 
   want(set: DesiredSet): void {
     this.#desired.set(set.name, { type: set.type, members: new Set(set.members) })
-    this.#dirty.add(set.name)
+    this.#dirty.set(set.name, 'all')
   }
 
-  /** One member more or less, without handing over the whole set. */
-  wantMember(name: string, member: string, present: boolean): void {
+  /** Some members more or less, without handing over the whole set. */
+  wantMembers(name: string, members: readonly string[], present: boolean): void {
     const set = this.#desired.get(name)
     if (!set) return
-    if (present) set.members.add(member)
-    else set.members.delete(member)
-    this.#dirty.add(name)
+    const touched = this.#dirty.get(name) ?? new Set()
+    this.#dirty.set(name, touched)
+    for (const member of members) {
+      if (present) set.members.add(member)
+      else set.members.delete(member)
+      if (touched !== 'all') touched.add(member)
+    }
   }
 
   unwant(name: string): void {
     this.#desired.delete(name)
-    this.#dirty.add(name)
+    this.#dirty.set(name, 'all')
   }
 
   /** Undefined: no such set is wanted. */
@@ -118,8 +123,9 @@ export class IpSets {
     const done = (name: string): void => {
       const desired = this.#desired.get(name)!
       const actual = this.#actual.get(name)
-      const kept = actual?.type === desired.type && !this.#isRewrite(desired, actual) ? actual.members : []
-      this.#actual.set(name, { type: desired.type, members: new Set([...kept, ...desired.members]) })
+      if (!actual || this.#isRewrite(name, desired, actual))
+        this.#actual.set(name, { type: desired.type, members: new Set(desired.members) })
+      else for (const member of this.#missing(name, desired, actual)) actual.members.add(member)
     }
     await this.#phase(() => this.#planAdds(), done)
   }
@@ -129,11 +135,12 @@ export class IpSets {
     if (!this.#known) return this.#backoff.defer()
     const done = (name: string): void => {
       const desired = this.#desired.get(name)
-      if (desired) this.#actual.set(name, { type: desired.type, members: new Set(desired.members) })
-      else this.#actual.delete(name)
+      const actual = this.#actual.get(name)!
+      if (!desired) this.#actual.delete(name)
+      else for (const member of this.#missing(name, actual, desired)) actual.members.delete(member)
     }
     await this.#phase(() => this.#planRemovals(), done)
-    for (const name of this.#dirty) if (this.#isSettled(name)) this.#dirty.delete(name)
+    for (const name of this.#dirty.keys()) if (this.#isSettled(name)) this.#dirty.delete(name)
     this.#backoff.keepOnly(name => name === readingSets || this.#dirty.has(name))
     this.#backoff.defer()
     this.#meter.ours.set(this.#actual.size)
@@ -141,7 +148,7 @@ export class IpSets {
 
   #planAdds(): Map<string, string[]> {
     const scripts = new Map<string, string[]>()
-    for (const name of this.#dirty) {
+    for (const name of this.#dirty.keys()) {
       const desired = this.#desired.get(name)
       if (desired) scripts.set(name, this.#additions(name, desired))
     }
@@ -150,16 +157,15 @@ export class IpSets {
 
   #planRemovals(): Map<string, string[]> {
     const scripts = new Map<string, string[]>()
-    for (const name of this.#dirty) {
+    for (const name of this.#dirty.keys()) {
       const desired = this.#desired.get(name)
       const actual = this.#actual.get(name)
       if (!actual) continue
-      const gone = [...actual.members].filter(member => !desired?.members.has(member))
       if (!desired) scripts.set(name, [`destroy ${name}`])
       else if (desired.type === actual.type)
         scripts.set(
           name,
-          gone.map(member => `del ${name} ${member} -exist`),
+          this.#missing(name, actual, desired).map(member => `del ${name} ${member} -exist`),
         )
     }
     return scripts
@@ -174,16 +180,22 @@ export class IpSets {
   #isSettled(name: string): boolean {
     const desired = this.#desired.get(name)
     const actual = this.#actual.get(name)
-    if (!desired || !actual) return desired === actual
-    return desired.type === actual.type && sameMembers(desired.members, actual.members)
+    if (!desired || !actual || desired.type !== actual.type) return desired === actual
+    // Of as many on both sides, with none of the one lacking in the other, none is over either.
+    return desired.members.size === actual.members.size && this.#missing(name, desired, actual).length === 0
+  }
+
+  /** What `one` holds and `other` lacks. */
+  #missing(name: string, one: Held, other: Held): string[] {
+    const touched = this.#dirty.get(name) ?? 'all'
+    const candidates = touched === 'all' ? one.members : touched
+    return [...candidates].filter(member => one.members.has(member) && !other.members.has(member))
   }
 
   /** Building anew pays when most of the set changes, and is the only way to another type. */
-  #isRewrite(desired: Held, actual: Held): boolean {
+  #isRewrite(name: string, desired: Held, actual: Held): boolean {
     if (desired.type !== actual.type) return true
-    let kept = 0
-    for (const member of actual.members) if (desired.members.has(member)) kept++
-    return actual.members.size > 8 && kept * 2 < actual.members.size
+    return actual.members.size > 8 && this.#missing(name, actual, desired).length * 2 > actual.members.size
   }
 
   #additions(name: string, desired: Held): string[] {
@@ -193,11 +205,7 @@ export class IpSets {
     const fill = (target: string, members: Iterable<string>): string[] =>
       [...members].map(member => `add ${target} ${member} -exist`)
     if (!actual) return [create(name), ...fill(name, desired.members)]
-    if (!this.#isRewrite(desired, actual))
-      return fill(
-        name,
-        [...desired.members].filter(member => !actual.members.has(member)),
-      )
+    if (!this.#isRewrite(name, desired, actual)) return fill(name, this.#missing(name, desired, actual))
     let temporary = temporarySetName(this.#family, this.#temporaries++)
     // One that a crash left behind goes with the removals; until then its name is taken.
     while (this.#actual.has(temporary)) temporary = temporarySetName(this.#family, this.#temporaries++)
@@ -263,7 +271,8 @@ export class IpSets {
       for (const { name, type, members } of sets)
         if (isOurSet(name)) this.#actual.set(name, { type, members: new Set(members) })
       for (const name of [...this.#desired.keys(), ...this.#actual.keys()]) {
-        if (!this.#isSettled(name)) this.#dirty.add(name)
+        if (this.#strayed(this.#desired.get(name), this.#actual.get(name))) this.#dirty.set(name, 'all')
+        else this.#dirty.delete(name)
         if (before && !this.#dirty.has(name)) continue
         if (before && this.#strayed(before.get(name), this.#actual.get(name))) this.#countDrift(name)
       }

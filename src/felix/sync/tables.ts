@@ -15,8 +15,7 @@
  * When the kernel refuses the script, the chains that it does not like are searched with an unused chain (the legacy
  * tool names only the line of COMMIT). They are replaced by their stand-in, closed for anything that decides, and tried
  * again later; everything else is applied. Before that, rules that decide nothing (logs) are left out of all chains: a
- * kernel that lacks their target loses the log and no more. Hooks: `insert` means on top of everything, re-inserted when something is
- * put above; `append` means once, wherever. Where the kernel tells of others' changes the look comes soon after; at the
+ * kernel that lacks their target loses the log and no more. Hooks are `hooks.ts`'s business. Where the kernel tells of others' changes the look comes soon after; at the
  * refresh interval it comes in any case. Contract §4.3, §4.6.
  */
 
@@ -24,8 +23,17 @@ import { Delta } from '../../lib/delta.ts'
 import { reasonOf } from '../../lib/errors.ts'
 import type { Family } from '../../lib/ip.ts'
 import type { Log, Metrics } from '../../lib/ports.ts'
-import { hashOf, isOurChain, refusedChain, renderRules, type Hook, type RenderedChain } from '../rules/names.ts'
+import {
+  hashOf,
+  isOurChain,
+  refusedChain,
+  sameChain,
+  sameHashes,
+  type Hook,
+  type RenderedChain,
+} from '../rules/names.ts'
 import { Backoff, codeOf, driftCounter, earliest, noMetrics, type DriverDeps, type DriverState } from './driver.ts'
+import { hookChanges, type HookChange, type KernelChain } from './hooks.ts'
 
 export interface TableOptions {
   readonly family: Family
@@ -37,13 +45,6 @@ export interface TableTimes {
   readonly refreshMs: number
   /** First look after a write; doubles up to the refresh interval. 0: none. */
   readonly postWriteCheckMs: number
-}
-
-/** A kernel chain as last read. */
-export interface KernelChain {
-  /** `ACCEPT`, `DROP`, or `-` for a chain that is not built in. */
-  readonly policy: string
-  readonly lines: readonly string[]
 }
 
 /** Backoff entry of the table as a whole; no chain is called so. */
@@ -58,7 +59,7 @@ export class Table {
   readonly #deps: DriverDeps
   readonly #log: Log
   readonly #backoff: Backoff
-  readonly #chains = new Delta<string, RenderedChain>((a, b) => a.hashes.join() === b.hashes.join())
+  readonly #chains = new Delta<string, RenderedChain>(sameChain)
   /** Chains of which `#chains` wants the plain form, as they were asked for. */
   readonly #optional = new Map<string, RenderedChain>()
   readonly #meter: ReturnType<typeof meters>
@@ -90,7 +91,7 @@ export class Table {
   want(chain: RenderedChain): void {
     if (chain.plain) this.#optional.set(chain.name, chain)
     else this.#optional.delete(chain.name)
-    this.#chains.want(chain.name, this.#plainOnly ? (chain.plain ?? chain) : chain)
+    this.#chains.want(chain.name, this.#plainOnly ? (chain.plain?.() ?? chain) : chain)
   }
 
   unwant(name: string): void {
@@ -140,7 +141,7 @@ export class Table {
   }
 
   hooksInPlace(): boolean {
-    return this.#known && this.#hookLines().length === 0
+    return this.#known && this.#hookChanges().length === 0
   }
 
   /** When a pass would have something to do: a retry, or a look at what others did. */
@@ -234,7 +235,7 @@ export class Table {
     const hashes = chain.lines.map(line => hashOf(line) ?? 'foreign')
     const text = chain.lines.join('\n')
     const wanted = this.#chains.desired.get(name)
-    if (wanted?.hashes.join() !== hashes.join()) {
+    if (!wanted || !sameHashes(wanted.hashes, hashes)) {
       this.#printed.delete(name)
       return hashes
     }
@@ -246,8 +247,8 @@ export class Table {
   #countDrift(before: ReadonlyMap<string, RenderedChain>): void {
     let changed = 0
     for (const name of new Set([...before.keys(), ...this.#chains.actual.keys()]))
-      if (before.get(name)?.hashes.join() !== this.#chains.actual.get(name)?.hashes.join()) changed++
-    if (this.#hookLines().length > 0) changed++
+      if (!sameChain(before.get(name), this.#chains.actual.get(name))) changed++
+    if (this.#hookChanges().length > 0) changed++
     if (changed === 0) return
     this.#drift += changed
     this.#meter.drift.add(changed, { kind: 'rule' })
@@ -258,7 +259,7 @@ export class Table {
 
   async #write(): Promise<void> {
     const { chains, gone } = this.#due()
-    const hooks = this.#hookLines()
+    const hooks = this.#hookChanges()
     if (chains.length === 0 && gone.length === 0 && hooks.length === 0) return
     try {
       await this.#restore(chains, gone, hooks)
@@ -267,15 +268,13 @@ export class Table {
       if (await this.#lacksOptional(chains)) {
         this.#log.warn('the kernel takes no NFLOG rules: denied packets are not logged', { why: reasonOf(error) })
         this.#plainOnly = true
-        for (const [name, { plain }] of this.#optional) this.#chains.want(name, plain!)
+        for (const [name, { plain }] of this.#optional) this.#chains.want(name, plain!())
         return this.#write()
       }
       await this.#writeAround(chains, gone, hooks, error)
     }
     const retried = chains.filter(({ name }) => this.#backoff.isFailing(name) && !this.#standsIn(name))
     for (const { name } of retried) this.#backoff.succeeded(name)
-    // Hooks are compared with what was read, so read again when they changed; chains are known from here on.
-    if (hooks.length > 0) await this.#read()
     // Not later than planned: writes in quick succession must not put the look off for ever.
     const planned = this.#checkAt
     this.#scheduleCheck(this.#times.postWriteCheckMs || this.#times.refreshMs)
@@ -296,14 +295,14 @@ export class Table {
 
   #standsIn(name: string): boolean {
     const wanted = this.#chains.desired.get(name)
-    return wanted !== undefined && this.#chains.actual.get(name)?.hashes.join() === refusedChain(wanted).hashes.join()
+    return wanted !== undefined && sameChain(this.#chains.actual.get(name), refusedChain(wanted))
   }
 
   /** The refused script again, with stand-ins for the chains that the kernel does not take. */
   async #writeAround(
     chains: readonly RenderedChain[],
     gone: readonly string[],
-    hooks: readonly string[],
+    hooks: readonly HookChange[],
     error: unknown,
   ): Promise<void> {
     const culprits = await this.#findRefused(chains)
@@ -360,11 +359,15 @@ export class Table {
     return new Map(await search(chains))
   }
 
-  async #restore(chains: readonly RenderedChain[], gone: readonly string[], hooks: readonly string[]): Promise<void> {
+  async #restore(
+    chains: readonly RenderedChain[],
+    gone: readonly string[],
+    hooks: readonly HookChange[],
+  ): Promise<void> {
     const lines = [
       ...[...chains.map(({ name }) => name), ...gone].map(name => `:${name} - [0:0]`),
       ...chains.flatMap(chain => chain.lines.map(line => `-A ${chain.name} ${line}`)),
-      ...hooks,
+      ...hooks.flatMap(({ commands }) => commands),
       ...gone.map(name => `-X ${name}`),
     ]
     await this.#run(lines)
@@ -376,6 +379,7 @@ export class Table {
       this.#chains.gone(name)
       this.#printed.delete(name)
     }
+    for (const { chain, after } of hooks) this.#foreign.set(chain, after)
   }
 
   async #run(lines: readonly string[]): Promise<void> {
@@ -389,34 +393,8 @@ export class Table {
     })
   }
 
-  // ----------------------------------------------------------------------------------------------------------- hooks
-
-  /** The commands that put the hooks right; none when they are. */
-  #hookLines(): string[] {
-    const out: string[] = []
-    // The nft back end makes kernel chains when they are first needed: until then no read shows them.
-    for (const name of new Set([...this.#foreign.keys(), ...this.#hooks.map(({ chain }) => chain)])) {
-      const lines = this.#foreign.get(name)?.lines ?? []
-      const hooks = this.#hooks.filter(hook => hook.chain === name)
-      const on = hooks.filter(({ at }) => at === 'insert')
-      const end = hooks.filter(({ at }) => at === 'append')
-      const top = renderRules(
-        on.map(({ rule }) => rule),
-        name,
-      )
-      const bottom = renderRules(
-        end.map(({ rule }) => rule),
-        `${name}*appends*`,
-      )
-      const present = lines.map(line => hashOf(line))
-      const ours = present.filter(hash => hash !== undefined)
-      const onTop = top.hashes.every((hash, i) => present[i] === hash)
-      if (onTop && ours.join() === [...top.hashes, ...bottom.hashes].join()) continue
-      for (const line of lines) if (!isForeign(line)) out.push(line.replace(/^-A /, '-D '))
-      for (const line of [...top.lines].reverse()) out.push(`-I ${name} ${line}`)
-      for (const line of bottom.lines) out.push(`-A ${name} ${line}`)
-    }
-    return out
+  #hookChanges(): HookChange[] {
+    return hookChanges(this.#hooks, this.#foreign)
   }
 
   #scheduleCheck(pauseMs: number): void {

@@ -52,9 +52,8 @@ function frame(lines: readonly string[]): { text: string; from: number }[] {
 
 /** Lines with the same answer are gathered by the tool; undefined: a line of its own. */
 function runOf(line: string): string | undefined {
-  const words = line.trim().split(/\s+/)
-  if (words[0] !== 'add' && words[0] !== 'del') return undefined
-  return `${words[0]} ${words[1]} ${words.includes('-exist') || words.includes('-!')}`
+  const [, start] = /^\s*((?:add|del)\s+\S+)\s/.exec(line) ?? []
+  return start && `${start} ${/\s(?:-exist|-!)(?:\s|$)/.test(line)}`
 }
 
 /** The lines before the bad one that were gathered with it. */
