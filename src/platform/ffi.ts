@@ -22,6 +22,8 @@ const libcSetsockopt = libc.func('int setsockopt(int fd, int level, int option, 
 const filterProgram = koffi.struct({ length: 'uint16_t', code: 'void *' })
 const libcSetFilter = libc.func('setsockopt', 'int', ['int', 'int', 'int', koffi.pointer(filterProgram), 'uint32_t'])
 const libcSetns = libc.func('int setns(int fd, int kind)')
+/** The buffer goes as an address, so that a part of it needs no view and many sends of it look it up once. */
+const libcSend = libc.func('int64_t send(int fd, uintptr_t at, size_t octets, int flags)')
 const libcIfNameToIndex = libc.func('uint32_t if_nametoindex(const char *name)')
 
 export const AF_INET = 2
@@ -36,6 +38,10 @@ const AF_UNIX = 1
 const SOL_SOCKET = 1
 const SO_ATTACH_FILTER = 26
 const CLONE_NEWNET = 0x40000000
+
+const MSG_DONTWAIT = 0x40
+const MSG_NOSIGNAL = 0x4000
+const MSG_MORE = 0x8000
 
 /** A failed call: `code` is the errno name, such as EPERM. */
 export class SystemError extends Error {
@@ -102,6 +108,20 @@ export function setSocketOption(fd: number, level: number, option: number, value
 export function setSocketFilter(fd: number, code: Uint8Array): void {
   const program = { length: code.length / 8, code }
   check(libcSetFilter(fd, SOL_SOCKET, SO_ATTACH_FILTER, program, 16) as number, 'setsockopt', 'SO_ATTACH_FILTER')
+}
+
+/**
+ * Where the first octet lies. Small arrays that V8 keeps among its objects are moved out by this call, so the address holds
+ * for as long as the caller keeps the array.
+ */
+export function addressOf(bytes: Uint8Array): number {
+  return Number(koffi.address(bytes))
+}
+
+/** Sends what the kernel takes at once: how many octets that were, 0 if none or if the socket is broken. `more` will follow. */
+export function sendNow(fd: number, at: number, octets: number, more: boolean): number {
+  const sent = Number(libcSend(fd, at, octets, MSG_DONTWAIT | MSG_NOSIGNAL | (more ? MSG_MORE : 0)))
+  return sent < 0 ? 0 : sent
 }
 
 /** Index of an interface by its name; 0 when there is none. */
