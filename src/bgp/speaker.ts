@@ -24,6 +24,7 @@ import { Recorder } from './monitor/recorder.ts'
 import { Stations, type StationView } from './monitor/stations.ts'
 import { Rib } from './rib/table.ts'
 import type { Cause } from './session/cause.ts'
+import { Dialling } from './session/dialling.ts'
 import type { StateName } from './session/fsm.ts'
 import { Handover, handoverMs } from './session/handover.ts'
 import type { ListenProblem } from './session/listening.ts'
@@ -89,8 +90,8 @@ export interface SpeakerSnapshot {
 }
 
 const sliceMs = 5
-/** Connections that have not finished their handshake, over all peers. */
-const mostUnfinished = 256
+/** Connections that have not finished their handshake, over all peers, one each: in a cold start all of a mesh come at once. */
+const mostUnfinished = 1024
 const refusalLogMs = 10_000
 /** Best-route changes handed over at once. */
 const updatesPerBatch = 1024
@@ -112,6 +113,7 @@ export class Speaker {
   readonly #leaving = new Set<Peer>()
   readonly #byAddress = new Map<string, Peer[]>()
   readonly #slots: (Peer | undefined)[] = []
+  readonly #dialling: Dialling
   readonly #handover: Handover
   readonly #recovery: Recovery
   readonly #listening: Listening
@@ -141,6 +143,7 @@ export class Speaker {
     this.#rib = deps.rib ?? new Rib(nobody, { clock: deps.clock, random: deps.random }, { told })
     this.#abilities = { ...noAbilities, ...(deps.rib ? deps.rib.abilities : allAbilities) }
     this.#startedMs = deps.clock.now()
+    this.#dialling = new Dialling(deps.clock)
     this.#handover = new Handover(deps.clock, peer => this.#retire(peer))
     this.#recovery = new Recovery(deps.clock, family => this.#converged(family))
     this.#listening = new Listening(deps, {
@@ -358,7 +361,8 @@ export class Speaker {
     while (this.#slots[slot]) slot++
     const { clock, transport, random, log } = this.#deps
     const named = log.with({ peer: config.key, name: config.name })
-    const peer = new Peer(slot, config, this.#host, { clock, transport, random, log: named, rib: this.#rib })
+    const ports = { clock, transport, random, log: named, rib: this.#rib, dialling: this.#dialling }
+    const peer = new Peer(slot, config, this.#host, ports)
     this.#slots[slot] = peer
     return peer
   }

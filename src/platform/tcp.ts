@@ -55,7 +55,8 @@ const IPV6_V6ONLY = 26
 /** Network control: what routers give precedence to. */
 const trafficClass = 0xc0
 const listenerTtl = 255
-const backlog = 128
+/** Of finished handshakes that wait for `accept`: a whole mesh may dial at once. The kernel cuts it to somaxconn (4096). */
+const backlog = 65_535
 
 /** Socket options by family: level and number. */
 const options = {
@@ -78,10 +79,11 @@ function dial(to: Endpoint, how: DialOptions, on: ConnEvents): Stop {
   }
   const conn = new TcpConn(socket, on, { ip: how.source ?? unspecified(to.ip.family), port: 0 }, to)
   const { timeoutMs } = how
-  const timer =
-    timeoutMs === undefined
-      ? undefined
-      : setTimeout(() => conn.abandon('timeout', `no answer in ${timeoutMs} ms`), timeoutMs)
+  // Timers run before sockets are polled: after a stall of this process the answer may be there and not read.
+  const look = (): void => {
+    if (socket.connecting) conn.abandon('timeout', `no answer in ${timeoutMs} ms`)
+  }
+  const timer = timeoutMs === undefined ? undefined : setTimeout(() => setImmediate(look), timeoutMs)
   socket.once('connect', () => {
     clearTimeout(timer)
     conn.opened()

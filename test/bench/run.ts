@@ -22,6 +22,7 @@ const rooms: Readonly<Record<string, () => Promise<Bench>>> = {
   bgp: () => import('./bgp.ts'),
   felix: () => import('./felix.ts'),
   ipam: () => import('./ipam.ts'),
+  mesh: () => import('./mesh.ts'),
   'slow-peer': () => import('./slow-peer.ts'),
 }
 

@@ -17,7 +17,7 @@ const marker = 'ffffffffffffffffffffffffffffffff'
 
 /** All messages of a stream delivered in these chunks, and the error that ended it. */
 function frame(chunks: readonly Uint8Array[], extended = false): { seen: string[]; error: string | undefined } {
-  const framer = new Framer(64)
+  const framer = new Framer()
   if (extended) framer.acceptExtended()
   const seen: string[] = []
   for (const chunk of chunks) {

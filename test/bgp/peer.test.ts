@@ -3,6 +3,7 @@
 import { describe, expect, test } from 'vitest'
 import { Ip } from '../../src/lib/ip.ts'
 import type { ConnEvents } from '../../src/lib/ports.ts'
+import { Dialling } from '../../src/bgp/session/dialling.ts'
 import type { PeerHost } from '../../src/bgp/session/peer.ts'
 import { Peer } from '../../src/bgp/session/peer.ts'
 import type { PeerConfig } from '../../src/bgp/types.ts'
@@ -51,7 +52,8 @@ class Side {
       swept: () => {},
       writable: () => this.peer.pump(),
     }
-    const ports = { clock, transport: host, random: new SimRandom(seed), log: silentLog, rib: this.rib }
+    const [random, dialling] = [new SimRandom(seed), new Dialling(clock)]
+    const ports = { clock, transport: host, random, log: silentLog, rib: this.rib, dialling }
     this.peer = new Peer(0, config, peerHost, ports)
     this.rib.onWork = () => clock.after(0, () => this.peer.pump())
     this.listen()
@@ -178,6 +180,25 @@ describe('collision (RFC 4271 §6.8)', () => {
           expect(p.a.peer.record.flaps + p.b.peer.record.flaps, where).toBe(0)
         }
       })
+
+  for (const own of ['10.0.0.1', '10.0.0.9'])
+    test(`one of theirs that is shaking hands holds back our dial for 2 s, and no longer: we are ${own}`, () => {
+      const clock = new SimClock()
+      const network = new SimNetwork({ clock, random: new SimRandom(1) }, { latencyMs: 1 })
+      const theirs = network.host('b', ['10.0.0.2'])
+      const a = new Side(clock, network.host('a', [own]), 1, own, peerConfig('10.0.0.2'))
+      const dialledAtMs: number[] = []
+      theirs.listen({ ip: Ip.of('10.0.0.2'), port: 179 }, () => {
+        dialledAtMs.push(clock.now())
+        return 'refuse'
+      })
+      a.peer.start()
+      theirs.dial({ ip: Ip.of(own), port: 179 }, {}, { data() {}, ended() {}, closed() {} })
+      clock.pass(2000)
+      expect([dialledAtMs, a.peer.state]).toEqual([[], 'open-sent'])
+      clock.pass(10)
+      expect(dialledAtMs).toHaveLength(1)
+    })
 
   test('equal identifiers over eBGP: the higher AS decides (RFC 6286 §2.3)', () => {
     for (let seed = 1; seed < 30; seed++) {

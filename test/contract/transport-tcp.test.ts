@@ -165,6 +165,25 @@ test('a listener knows its keys before the first SYN: set in the same turn, neve
   }
 })
 
+test('a dial that was answered while this process stood still has not timed out', async () => {
+  const answer = { events: { data() {}, ended() {}, closed() {} } }
+  const listener = transport.listen({ ip: Ip.of(addresses.b[4]), port: 1792 }, () => answer)
+  // From here the next phase of the event loop is that of the timers.
+  await new Promise(resolve => setImmediate(resolve))
+  const seen: string[] = []
+  const stop = transport.dial(
+    { ip: Ip.of(addresses.b[4]), port: 1792 },
+    { timeoutMs: 20 },
+    { opened: () => void seen.push('opened'), data() {}, closed: reason => void seen.push(reason) },
+  )
+  const awakeMs = performance.now() + 60
+  while (performance.now() < awakeMs);
+  await until(() => seen.length > 0)
+  deepEqual(seen, ['opened'])
+  stop()
+  listener.stop()
+})
+
 test('attempts that fail leave no descriptor behind', async () => {
   const open = (): number => readdirSync('/proc/self/fd').length
   await attempt({ ip: Ip.of(addresses.b[4]), port: 1999 })

@@ -9,6 +9,7 @@
  */
 
 import type { Clock, Random, Timer } from '../../lib/ports.ts'
+import type { Dialling } from './dialling.ts'
 
 const leastMs = 1000
 const mostMs = 60_000
@@ -21,16 +22,24 @@ const refuseMs = 700
 /** What ended: `failed` counts, `absent` is a dial without an answer, `innocent` neither. */
 export type Ending = 'failed' | 'absent' | 'innocent'
 
+export interface BackoffPorts {
+  readonly clock: Clock
+  readonly random: Random
+  readonly dialling: Dialling
+}
+
 export class Backoff {
   readonly #clock: Clock
   readonly #random: Random
+  readonly #dialling: Dialling
   #idleHoldMs = leastMs
   #refuseUntilMs = 0
   #next: { readonly timer: Timer; readonly atMs: number } | undefined
 
-  constructor({ clock, random }: { readonly clock: Clock; readonly random: Random }) {
+  constructor({ clock, random, dialling }: BackoffPorts) {
     this.#clock = clock
     this.#random = random
+    this.#dialling = dialling
   }
 
   /** When the next attempt begins, on the monotonic clock; undefined: none is planned. */
@@ -38,14 +47,16 @@ export class Backoff {
     return this.#next?.atMs
   }
 
-  /** Plans the next attempt, instead of the one planned before. */
+  /** Plans the next attempt, instead of the one planned before; it begins once what had arrived by then is read. */
   plan(ms: number, attempt: () => void): void {
     this.cancel()
-    const timer = this.#clock.after(ms, () => {
+    const atMs = this.#clock.now() + ms
+    const begin = (): void => {
       this.#next = undefined
       attempt()
-    })
-    this.#next = { timer, atMs: this.#clock.now() + ms }
+    }
+    const look = (): void => void (this.#next = { timer: this.#dialling.due(begin), atMs })
+    this.#next = { timer: this.#clock.after(ms, look), atMs }
   }
 
   cancel(): void {

@@ -349,7 +349,14 @@ export class Connection {
     }
     const jittered = jitter ? ms * (0.75 + 0.25 * this.#ports.random.next()) : ms
     const wait = name === 'keepalive' ? Math.max(leastKeepaliveMs, jittered) : jittered
-    this.#schedule(name, wait, name === 'hold' ? () => this.#holdFired() : () => this.#fired(name))
+    this.#schedule(name, wait, this.#runOf(name))
+  }
+
+  #runOf(name: TimerName): () => void {
+    if (name === 'hold') return () => this.#holdFired()
+    // After a stall of ours the handshake may be complete and its news unread: timers run before sockets are polled.
+    if (name === 'connect-retry') return () => this.#schedule(name, 0, () => this.#fired(name))
+    return () => this.#fired(name)
   }
 
   #schedule(name: TimerName, ms: number, run: () => void): void {

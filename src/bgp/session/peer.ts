@@ -51,6 +51,7 @@ import { causeOf, describeDown, dialFailed, waitsForPeer } from './cause.ts'
 import { hasLeft, peersChoice, resolveCollision } from './collision.ts'
 import type { ConnectionOwner } from './connection.ts'
 import { Connection } from './connection.ts'
+import type { Dialling } from './dialling.ts'
 import type { DownReason, Setup, StateName } from './fsm.ts'
 import { Intake } from './intake.ts'
 import type { Abilities, RestartOffer, Session } from './negotiate.ts'
@@ -68,6 +69,7 @@ export interface PeerPorts {
   readonly random: Random
   readonly log: Log
   readonly rib: RibPort
+  readonly dialling: Dialling
 }
 
 /** What a neighbour must know of its speaker, and tells it. */
@@ -642,6 +644,13 @@ export class Peer implements ConnectionOwner {
       const { closed } = this.#gate
       // When it opens, this is made up for.
       if (closed) return this.record.blame(closed)
+      const theirs = this.#accepted
+      const patienceMs = theirs ? theirs.createdAtMs + collisionWaitMs - this.#ports.clock.now() : 0
+      // One that they have just dialled gets the time that a collision would give it: two connections cost more than one.
+      if (patienceMs > 0) {
+        this.#startAfter(patienceMs, kind)
+        return
+      }
       if (this.#config.passive) this.record.blame(waitsForPeer(this.#config))
       this.#dialled.dispatch({ kind })
     })

@@ -39,6 +39,8 @@ export class Recovery {
   readonly #pending = new Set<Family>([4, 6])
   readonly #progress = new Map<string, Progress>()
   #peers: readonly RecoveringPeer[] = []
+  /** Who was last found to be waited for: a thousand sessions that come up must not each ask a thousand. */
+  readonly #awaited = new Map<Family, RecoveringPeer>()
   #begunMs: number | undefined
   readonly #timers: Timer[] = []
 
@@ -51,6 +53,7 @@ export class Recovery {
   configured(peers: readonly RecoveringPeer[]): void {
     if (this.#pending.size === 0) return
     this.#peers = peers
+    this.#awaited.clear()
     if (this.#begunMs === undefined) {
       this.#begunMs = this.#clock.now()
       for (const ms of [absentMs, mostMs]) this.#lookAgain(ms)
@@ -89,13 +92,20 @@ export class Recovery {
     if (this.#begunMs === undefined) return
     const ageMs = this.#clock.now() - this.#begunMs
     for (const family of [...this.#pending].toSorted((a, b) => a - b)) {
-      const waits = ageMs < mostMs && this.#peers.some(peer => this.#mustWait(peer, family, ageMs))
-      if (waits) continue
+      if (ageMs < mostMs && this.#waits(family, ageMs)) continue
       this.#pending.delete(family)
       this.#converged(family)
     }
     if (this.#pending.size > 0) return
     for (const timer of this.#timers.splice(0)) timer.cancel()
+  }
+
+  #waits(family: Family, ageMs: number): boolean {
+    const awaited = this.#awaited.get(family)
+    if (awaited && this.#mustWait(awaited, family, ageMs)) return true
+    const next = this.#peers.find(peer => this.#mustWait(peer, family, ageMs))
+    if (next) this.#awaited.set(family, next)
+    return next !== undefined
   }
 
   #mustWait(peer: RecoveringPeer, family: Family, ageMs: number): boolean {

@@ -21,12 +21,17 @@ export const standardOctets = 4096
 export const extendedOctets = 65535
 const headerOctets = 19
 
+/** Most framers wait, for a connection or between two KEEPALIVEs: room comes with the octets. */
+const noRoom = new Uint8Array(0)
+/** An OPEN, or a few KEEPALIVEs. */
+const leastRoom = 128
+
 /** Least length per type; index is the type. */
 const leastOctets = [0, 29, 23, 21, 19, 23]
 
 export class Framer {
   /** Valid after `next()` returned true, until the next call of `next` or `push`. */
-  bytes: Uint8Array
+  bytes: Uint8Array = noRoom
   type = 0
   /** Body of the message: the octets after its header. */
   start = 0
@@ -36,10 +41,6 @@ export class Framer {
   #to = 0
   #limit = standardOctets
   #error: WireError | undefined
-
-  constructor(capacity = 4096) {
-    this.bytes = new Uint8Array(capacity)
-  }
 
   /** We announced RFC 8654: the peer may send large messages from now on. */
   acceptExtended(): void {
@@ -62,7 +63,7 @@ export class Framer {
     if (this.#to + chunk.length > this.bytes.length) {
       const wanted = left + chunk.length
       if (wanted > this.bytes.length) {
-        const larger = new Uint8Array(Math.max(wanted, this.bytes.length * 2))
+        const larger = new Uint8Array(Math.max(wanted, this.bytes.length * 2, leastRoom))
         larger.set(this.bytes.subarray(this.#from, this.#to))
         this.bytes = larger
       } else {
