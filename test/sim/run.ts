@@ -23,6 +23,8 @@ type Options = Readonly<Record<string, number>>
 
 export interface Simulation {
   simulate(seed: number, options?: Options): Promise<Outcome>
+  /** Seeds played when nobody says how many; default 100. */
+  readonly usualRuns?: number
 }
 
 interface Played {
@@ -139,22 +141,23 @@ async function main(args: readonly string[]): Promise<number> {
     allowPositionals: true,
     options: {
       seed: { type: 'string', default: '1' },
-      runs: { type: 'string', default: args.some(arg => arg.startsWith('--seed')) ? '1' : '100' },
+      runs: { type: 'string' },
       jobs: { type: 'string', default: String(availableParallelism()) },
       set: { type: 'string', multiple: true, default: [] },
     },
   })
   const [room = ''] = positionals
   const load = rooms[room]
-  const [seed, runs, jobs] = [values.seed, values.runs, values.jobs].map(Number) as [number, number, number]
+  const started = Date.now()
+  const simulation = await load?.()
+  const usual = args.some(arg => arg.startsWith('--seed')) ? 1 : (simulation?.usualRuns ?? 100)
+  const [seed, runs, jobs] = [values.seed, values.runs ?? usual, values.jobs].map(Number) as [number, number, number]
   const options = Object.fromEntries(values.set.map(text => [text.split('=')[0]!, Number(text.split('=')[1])]))
   const whole = [seed, runs, jobs].every(n => Number.isSafeInteger(n)) && runs >= 1 && jobs >= 1
-  if (!load || !whole || Object.values(options).some(Number.isNaN)) {
+  if (!simulation || !whole || Object.values(options).some(Number.isNaN)) {
     console.error(`usage: npm run test:sim -- ${Object.keys(rooms).join('|')} [--seed S] [--runs N] [--jobs J]`)
     return 2
   }
-  const started = Date.now()
-  const simulation = await load()
   const alone = jobs === 1 || runs <= aloneUpTo
   const { failed, counts } = alone
     ? await runSeeds({ simulate: one => simulation.simulate(one, options) }, { seed, runs })
