@@ -6,13 +6,16 @@
  */
 
 import { describe, expect, test } from 'vitest'
+import { advertisedTo } from '../../src/bgp/rib/views.ts'
+import type { PeerSnapshot } from '../../src/bgp/session/view.ts'
 import { Speaker } from '../../src/bgp/speaker.ts'
-import { acceptAll, type PeerConfig, rejectAll } from '../../src/bgp/types.ts'
+import { type PeerConfig, rejectAll, type RibPeer } from '../../src/bgp/types.ts'
 import { Ip, Prefix } from '../../src/lib/ip.ts'
 import { simulateSized } from '../sim/bgp-scale.ts'
 import { SimClock, SimRandom } from '../sim/clock.ts'
 import { type SimHost, SimNetwork } from '../sim/transport.ts'
 import { peerConfig, silentLog, speakerConfig } from './fixtures.ts'
+import { announce, give, makePeer, makeRib, settle } from './rib-fixtures.ts'
 
 /** Two speakers, `a` at 10.0.0.1 and `b` at 10.0.0.2. */
 class Two {
@@ -36,9 +39,13 @@ class Two {
   }
 
   configure(a: Partial<PeerConfig>, b: Partial<PeerConfig> = {}, idB = '10.0.0.2'): void {
+    this.configureNear(a)
+    this.b.configure({ ...speakerConfig('10.0.0.2', [peerConfig('10.0.0.1', b)]), routerId: Ip.of(idB) })
+  }
+
+  configureNear(a: Partial<PeerConfig>): void {
     const originate = [{ prefix: Prefix.of('10.48.1.0/26'), tag: 'block' }]
     this.a.configure(speakerConfig('10.0.0.1', [peerConfig('10.0.0.2', a)], { originate }))
-    this.b.configure({ ...speakerConfig('10.0.0.2', [peerConfig('10.0.0.1', b)]), routerId: Ip.of(idB) })
   }
 
   start(): void {
@@ -50,6 +57,22 @@ class Two {
   get view() {
     return this.a.snapshot().peers[0]!
   }
+
+  /** The session as `b` sees it. */
+  get far() {
+    return this.b.snapshot().peers[0]!
+  }
+
+  originateFar(prefixes: readonly string[]): void {
+    const originate = prefixes.map(prefix => ({ prefix: Prefix.of(prefix), tag: 'block' }))
+    this.b.configure(speakerConfig('10.0.0.2', [peerConfig('10.0.0.1')], { originate }))
+    this.clock.pass(1000)
+  }
+}
+
+/** IPv4 prefixes received, and taken. */
+function accepted({ counts }: PeerSnapshot): readonly number[] {
+  return [counts[0]!.received, counts[0]!.accepted]
 }
 
 describe('section 19: change every class A option live', () => {
@@ -82,9 +105,13 @@ describe('section 19: change every class A option live', () => {
     { dualAs: true },
     { requireCapabilities: ['as4'] },
     { bfd: { transmitMs: 300, receiveMs: 300, multiplier: 3, multihop: false } },
+    { bfd: { transmitMs: 300, receiveMs: 300, multiplier: 3, multihop: false, strict: true, damping: true } },
+    { dropAttributes: [28, 40] },
+    { acceptNextHops: 'link' },
+    { longLivedSeconds: 3600 },
   ]
 
-  test('no session notices, by uptime and by messages; each is in force afterwards', () => {
+  test('no session notices, by uptime and by messages', () => {
     const two = new Two()
     two.configure({})
     two.start()
@@ -102,12 +129,85 @@ describe('section 19: change every class A option live', () => {
       before.messages.received.open,
       0,
     ])
-    two.configure({ exportPolicy: rejectAll })
+  })
+
+  /** What each is for, once it was set on a living session; `anew`: what concerns the next OPEN, after that. */
+  const effects: readonly {
+    readonly change: Partial<PeerConfig>
+    readonly anew?: true
+    readonly after: (two: Two) => unknown
+    readonly want: unknown
+  }[] = [
+    { change: { name: 'x', origin: 'global' }, after: ({ view }) => [view.name, view.origin], want: ['x', 'global'] },
+    { change: { client: true }, after: ({ view }) => view.kind, want: 'client' },
+    { change: { importPolicy: rejectAll }, after: ({ view }) => accepted(view), want: [1, 0] },
+    { change: { exportPolicy: rejectAll }, after: two => accepted(two.far), want: [0, 0] },
+    // Two of its own from then on; the limit concerns what arrives after it.
+    {
+      change: { maxPrefix: { limit: 1, action: 'block' } },
+      after: two => {
+        two.originateFar(['10.48.2.0/26', '10.48.3.0/26'])
+        return two.view.counts[0]!.accepted
+      },
+      want: 1,
+    },
+    {
+      change: { maxPrefix: { limit: 1, action: 'reset' } },
+      after: two => {
+        two.originateFar(['10.48.2.0/26', '10.48.3.0/26'])
+        return two.view.cause?.code
+      },
+      want: 'max-prefix',
+    },
+    { change: { holdSeconds: 30 }, anew: true, after: ({ view }) => view.session?.holdSeconds, want: 30 },
+    { change: { keepaliveSeconds: 7 }, anew: true, after: ({ view }) => view.session?.keepaliveSeconds, want: 7 },
+    { change: { leastHoldSeconds: 91 }, anew: true, after: ({ view }) => view.cause?.code, want: 'open-rejected' },
+    { change: { passive: true }, anew: true, after: ({ view }) => view.passive, want: true },
+    { change: { gracefulRestart: 'off' }, anew: true, after: ({ view }) => view.session?.gracefulRestart, want: false },
+    { change: { restartSeconds: 9 }, anew: true, after: two => two.far.session?.restartSeconds, want: 9 },
+    {
+      change: { requireCapabilities: ['add-path'] },
+      anew: true,
+      after: ({ view }) => view.cause?.code,
+      want: 'open-rejected',
+    },
+    { change: { originateDefault: true }, after: two => accepted(two.far), want: [2, 2] },
+    {
+      change: { bfd: { transmitMs: 300, receiveMs: 300, multiplier: 3, multihop: false, strict: true } },
+      anew: true,
+      after: ({ view }) => view.cause?.code ?? view.bfd,
+      // A session that is young has a few seconds.
+      want: 'connecting',
+    },
+  ]
+  test.each(effects)('$change is in force', ({ change, anew, after, want }) => {
+    const two = new Two()
+    two.configure({})
+    two.start()
+    two.originateFar(['10.48.2.0/26'])
+    two.configureNear(change)
     two.clock.pass(1000)
-    expect(two.b.snapshot().peers[0]!.counts[0]!.received).toBe(0)
-    two.configure({ exportPolicy: acceptAll })
-    two.clock.pass(1000)
-    expect(two.b.snapshot().peers[0]!.counts[0]!.received).toBe(1)
+    if (anew) two.a.resetPeer('10.0.0.2', { soft: false })
+    if (anew) two.clock.pass(5000)
+    expect(after(two)).toEqual(want)
+  })
+
+  // Next hop and path as the far end sees them need another AS there.
+  test.each<[Partial<PeerConfig>, string, string]>([
+    [{ nextHopMode: 'self' }, '64512 65009', '10.0.0.1'],
+    [{ nextHopMode: 'keep' }, '64512 65009', '10.0.0.77'],
+    [{ removePrivateAs: true }, '64512', '10.0.0.1'],
+  ])('%o is in force', (change, asPath, nextHop) => {
+    const rib = makeRib()
+    const far = makePeer(2, 'ebgp')
+    rib.addPeer(makePeer(1, 'ibgp'))
+    rib.addPeer(far)
+    give(rib, 1, announce({ path: [65009], hop: '10.0.0.77', localPref: 100 }, ['10.48.9.0/26']))
+    settle(rib)
+    rib.changePeer({ ...far, localAs: 64512, ...change } as RibPeer)
+    settle(rib)
+    const [sent] = [...advertisedTo(rib, 2, 4)]
+    expect([sent!.attributes.asPath, String(sent!.attributes.nextHop)]).toEqual([asPath, nextHop])
   })
 
   test.each<Partial<PeerConfig>>([

@@ -28,7 +28,7 @@ function through(
       },
     ])
   else {
-    rib.addPeer(makePeer(1, from))
+    rib.addPeer(makePeer(1, from, what.hop6?.startsWith('fe80') ? { address: Ip.of('fe80::b') } : {}))
     const path = from === 'ebgp' ? [65001] : []
     const pref = from === 'ebgp' ? {} : { localPref: 200 }
     expect(give(rib, 1, announce({ path, hop: '192.0.2.7', ...pref, ...what }, [prefix])).reset).toBeUndefined()

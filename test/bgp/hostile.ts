@@ -30,6 +30,7 @@ export class Hostile {
   readonly target: Speaker
   readonly honest: Speaker
   readonly host: SimHost
+  readonly at: string
   readonly heard: Heard[] = []
   /** How the last connection ended; undefined: it stands. */
   closed: string | undefined
@@ -38,8 +39,10 @@ export class Hostile {
   targetConfig!: SpeakerConfig
   #framer = new Framer()
 
-  constructor(config: Partial<PeerConfig> = {}, seed = 1) {
+  /** `at`: the hostile one's address, `fd00::66` for a session over IPv6. */
+  constructor(config: Partial<PeerConfig> = {}, seed = 1, at: '10.0.0.66' | 'fd00::66' = '10.0.0.66') {
     this.config = config
+    this.at = at
     const random = new SimRandom(seed)
     this.network = new SimNetwork({ clock: this.clock, random }, { latencyMs: 1, chunkBytes: 1500 })
     const target = this.network.host('target', ['10.0.0.1', 'fd00::1'])
@@ -60,7 +63,7 @@ export class Hostile {
 
   configure(config: Partial<PeerConfig>): void {
     this.config = config
-    const hostile = peerConfig('10.0.0.66', {
+    const hostile = peerConfig(this.at, {
       remoteAs: hostileAs,
       passive: true,
       connectRetrySeconds: 1,
@@ -87,8 +90,8 @@ export class Hostile {
     this.#framer = new Framer()
     this.#framer.acceptExtended()
     this.host.dial(
-      { ip: Ip.of('10.0.0.1'), port: 179 },
-      { source: Ip.of('10.0.0.66') },
+      { ip: Ip.of(this.at === '10.0.0.66' ? '10.0.0.1' : 'fd00::1'), port: 179 },
+      { source: Ip.of(this.at) },
       {
         opened: conn => void (this.conn = conn),
         data: chunk => this.#hear(chunk),
@@ -157,7 +160,7 @@ export class Hostile {
   }
 
   get view() {
-    return this.target.snapshot().peers.find(peer => peer.key === '10.0.0.66')!
+    return this.target.snapshot().peers.find(peer => peer.key === this.at)!
   }
 
   get established(): boolean {

@@ -244,7 +244,7 @@ describe('next hops on the link (RFC 4271 §6.3)', () => {
     ['the peer itself, far away', { acceptNextHops: 'link' }, { hop: '10.0.0.11' }, p, true],
     ['IPv6: a third party on it', link, { hop6: 'fd00::99' }, 'fd01::/64', true],
     ['IPv6: beyond it', link, { hop6: 'fd07::99' }, 'fd01::/64', false],
-    ['IPv6: link-local', link, { hop6: 'fe80::99' }, 'fd01::/64', true],
+    ['IPv6: link-local, on a link', { ...link, address: Ip.of('fe80::b') }, { hop6: 'fe80::99' }, 'fd01::/64', true],
   ]
   test.each(rows)('%s', (_name, more, what, prefix, accepted) => {
     const rib = makeRib()

@@ -15,14 +15,17 @@ function gate(options: PeerConfig['bfd']): { clock: SimClock; gate: PathGate; lo
   return { clock, gate: one, log }
 }
 
-test.each([undefined, watched, { ...watched, damping: true }])('%o: BGP does not wait for BFD (RFC 5882 §4.1)', options => {
-  const { gate: one } = gate(options)
-  expect(one.closed).toBeUndefined()
-  one.told('up', 'up')
-  one.told('down', 'down')
-  one.lost()
-  expect(one.closed).toBeUndefined()
-})
+test.each([undefined, watched, { ...watched, damping: true }])(
+  '%o: BGP does not wait for BFD (RFC 5882 §4.1)',
+  options => {
+    const { gate: one } = gate(options)
+    expect(one.closed).toBeUndefined()
+    one.told('up', 'up')
+    one.told('down', 'down')
+    one.lost()
+    expect(one.closed).toBeUndefined()
+  },
+)
 
 describe('strict', () => {
   const strict = { ...watched, strict: true }

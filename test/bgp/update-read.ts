@@ -19,6 +19,16 @@ export const ebgp: UpdateContext = {
 }
 export const ibgp: UpdateContext = { ...ebgp, ebgp: false }
 export const oldPeer: UpdateContext = { ...ebgp, as4: false }
+/** Those of the sessions on which vectors are played. */
+export const terms = {
+  ebgp: { ...ebgp, firstAs: 65001 },
+  ibgp,
+  old: oldPeer,
+  v4only: { ...ebgp, ipv6: false },
+  v6only: { ...ebgp, ipv4: false },
+  addpath: { ...ebgp, addPath4: true },
+  extended: { ...ebgp, extendedNextHop: true },
+}
 
 /** Octets from hex with blanks, line breaks and `;` comments. */
 export function octets(hex: string): Uint8Array {

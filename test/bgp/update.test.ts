@@ -1,18 +1,8 @@
 import { expect, test } from 'vitest'
 import { endOfRib } from '../../src/bgp/wire/update.ts'
 import { updateVectors } from '../vectors/bgp-updates.ts'
-import { bodyOf, ebgp, fastRead, ibgp, octets, oldPeer } from './update-read.ts'
+import { bodyOf, fastRead, octets, terms } from './update-read.ts'
 import { hexOf, twinRead } from './update-twin.ts'
-
-const terms = {
-  ebgp: { ...ebgp, firstAs: 65001 },
-  ibgp,
-  old: oldPeer,
-  v4only: { ...ebgp, ipv6: false },
-  v6only: { ...ebgp, ipv4: false },
-  addpath: { ...ebgp, addPath4: true },
-  extended: { ...ebgp, extendedNextHop: true },
-}
 
 function codesOf(set: string): number[] {
   const bytes = octets(set)

@@ -247,6 +247,19 @@ const structure: readonly UpdateVector[] = [
     nlri,
     want: { ...accept, faults: [14], announced: 1 },
   },
+  ...(
+    [
+      ['EVPN', '0019 46'],
+      ['link-state', '4004 47'],
+      ['VPN', '0001 80'],
+    ] as const
+  ).map(([name, family]) => ({
+    name: `${name} nobody asked for, with lengths that run away inside`,
+    rfc: '4760 §7; 18 row 21',
+    attributes: `${base}80 0e 0e ${family} 04 c0000201 00 02 ff 0001 ff`,
+    nlri,
+    want: { ...accept, faults: [14], announced: 1 },
+  })),
   {
     name: 'labelled prefixes nobody asked for',
     rfc: '4760 §7; 18 row 21',
@@ -525,6 +538,13 @@ const attributes: readonly UpdateVector[] = [
     nlri,
     want: { ...accept, faults: [10], codes: [1, 2, 5, 10] },
   },
+  {
+    name: 'unknown attribute twice',
+    rfc: '7606 §3 (g); 18 row 10',
+    attributes: `${base}c0 63 02 0102 c0 63 04 01020304`,
+    nlri,
+    want: { ...accept, faults: [99], set: '04c00002014001010040020602010000fde9e063020102' },
+  },
   ...[
     ['multicast', 'ff020000000000000000000000000001'],
     ['unspecified', '00000000000000000000000000000000'],
@@ -648,6 +668,48 @@ const attributes: readonly UpdateVector[] = [
     nlri,
     want: { ...accept, faults: [], codes: [1, 2, code] },
   })),
+  // RFC 7606 §5: only AS_PATH and ATOMIC_AGGREGATE may be empty; what is not read at all passes as it is.
+  ...([3, 4, 16, 25, 32, 35] as const).map(code => ({
+    name: `${code} of length 0`,
+    rfc: '7606 §5; 18 row 16',
+    attributes: `${code === 3 ? origin + path : base}${code === 3 ? '40' : code === 4 ? '80' : 'c0'} ${code.toString(16).padStart(2, '0')} 00`,
+    nlri,
+    want: asWithdraw(code),
+  })),
+  ...([5, 9, 10] as const).map(code => ({
+    name: `${code} of length 0 on iBGP`,
+    rfc: '7606 §5; 18 row 16',
+    on: 'ibgp' as const,
+    attributes: `${code === 5 ? base : inside}${code === 5 ? '40' : '80'} ${code.toString(16).padStart(2, '0')} 00`,
+    nlri,
+    want: asWithdraw(code),
+  })),
+  ...([7, 17, 18] as const).map(code => ({
+    name: `${code} of length 0`,
+    rfc: '7606 §5; 18 row 16',
+    attributes: `${base}c0 ${code.toString(16).padStart(2, '0')} 00`,
+    nlri,
+    want: discard(code),
+  })),
+  ...([14, 15] as const).map(code => ({
+    name: `${code} of length 0`,
+    rfc: '7606 §5.3; 18 row 16',
+    attributes: `${base}80 ${code.toString(16).padStart(2, '0')} 00`,
+    nlri,
+    want: reset(9),
+  })),
+  ...(
+    [
+      ['tunnel encapsulation', 23, '000f ffff 01 ff 0000'],
+      ['next-hop capability', 39, '0001 01 04 c0000201 0001 ffff'],
+    ] as const
+  ).map(([name, code, value]) => ({
+    name: `${name} with TLV lengths that run away`,
+    rfc: '4271 §5; 18 row 27',
+    attributes: `${base}c0 ${code.toString(16)} ${(value.replaceAll(' ', '').length / 2).toString(16).padStart(2, '0')} ${value}`,
+    nlri,
+    want: { ...accept, faults: [], codes: [1, 2, code] },
+  })),
   ...[24, 29, 98].map(code => ({
     name: `opaque attribute ${code}, not transitive`,
     rfc: '4271 §5',
@@ -669,7 +731,7 @@ const attributes: readonly UpdateVector[] = [
     nlri,
     want: { ...accept, codes: [1, 2, 99] },
   },
-  ...[1, 7, 19].map(length => ({
+  ...Array.from({ length: 19 }, (_, i) => i + 1).map(length => ({
     name: `IPv6 extended communities of length ${length}`,
     rfc: '5701, 7606 §7.15; 18 row 23',
     attributes: `${base}c0 19 ${length.toString(16).padStart(2, '0')} ${'00'.repeat(length)}`,
@@ -681,6 +743,14 @@ const attributes: readonly UpdateVector[] = [
     rfc: '7311 §3; 18 row 17',
     on: 'ibgp',
     attributes: `${inside}80 1a 03 01 0002`,
+    nlri,
+    want: { ...accept, faults: [26], codes: [1, 2, 5] },
+  },
+  {
+    name: 'AIGP with a TLV of length 0 on iBGP',
+    rfc: '7311 §3; 18 row 17',
+    on: 'ibgp',
+    attributes: `${inside}80 1a 06 01 0000 01 0003`,
     nlri,
     want: { ...accept, faults: [26], codes: [1, 2, 5] },
   },
@@ -743,6 +813,13 @@ const attributes: readonly UpdateVector[] = [
     attributes: `${inside}c0 28 00`,
     nlri,
     want: { ...accept, faults: [40], codes: [1, 2, 5] },
+  },
+  {
+    name: 'prefix-SID all zero from eBGP',
+    rfc: '8669 §6; 18 row 7',
+    attributes: `${base}c0 28 0b ${'00'.repeat(11)}`,
+    nlri,
+    want: { ...accept, faults: [], codes: [1, 2] },
   },
   {
     name: 'prefix-SID from eBGP',

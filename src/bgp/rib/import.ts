@@ -151,6 +151,8 @@ export class Importer {
     }
     const hop = sets.hop[set]!
     if (hop >= 0 && sets.hops.own[hop]) return refusal.ownNextHop
+    // Of an address that every link has, only a session on a link says which one is meant.
+    if (isLinkLocalHop(bytes, start) && !peer.address.isLinkLocal()) return refusal.noLink
     if (hop >= 0 && peer.acceptNextHops === 'link' && !this.#isNear(hop)) return refusal.farNextHop
     if (peer.kind === 'ebgp') return this.#leaks(set) ? refusal.leak : refusal.none
     if (sets.marks[set]! & mark.originator && sets.originator[set] === identity.routerId) return refusal.originator
@@ -161,6 +163,11 @@ export class Importer {
       if (asPath.u32(bytes, p) === identity.clusterId) return refusal.cluster
     return refusal.none
   }
+}
+
+/** The next hop of a canonical set is link-local, without a global one beside it (RFC 2545 §3). */
+function isLinkLocalHop(bytes: Uint8Array, start: number): boolean {
+  return bytes[start] === 16 && bytes[start + 1] === 0xfe && (bytes[start + 2]! & 0xc0) === 0x80
 }
 
 /** RFC 9234 §5: the peer is our provider, our route server or beside us, so what it sends is for our customers alone. */

@@ -30,6 +30,7 @@ export const refusal = {
   martian: 6,
   leak: 7,
   farNextHop: 8,
+  noLink: 9,
 } as const
 
 export const refusals: readonly string[] = [
@@ -42,6 +43,7 @@ export const refusals: readonly string[] = [
   'not a routable prefix',
   'route leak (OTC)',
   'next hop is not on the link',
+  'link-local next hop, and the session is on no link',
 ]
 
 /** What a walk over the paths still has to do for a source. */
