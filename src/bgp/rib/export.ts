@@ -2,8 +2,8 @@
  * May these peers have the route, and how must it be rewritten?
  *
  * One `Exporter` per update group answers with the attribute set to send, or with the reason why not. The answer depends
- * on the set and where it was learned, not on the prefix, unless the export policy reads prefixes; so it is kept per set,
- * in 20 octets.
+ * on the set, where it was learned, and on the prefix only by which rules of the export policy it suits; so the last one is
+ * kept per set, in 20 octets.
  *
  *     learned from \ to   eBGP   iBGP            client            1  who may have it (the table)
  *     own, eBGP           yes    yes             yes               2  well-known communities
@@ -99,7 +99,7 @@ export interface Origin {
 const downwards: ReadonlySet<Role | undefined> = new Set<Role | undefined>(['provider', 'peer', 'rs'])
 const upwards: ReadonlySet<Role | undefined> = new Set<Role | undefined>(['customer', 'peer', 'rs-client'])
 
-const asIs: Verdict = { accepted: true, rule: undefined, nextHop: undefined, applied: 0 }
+const asIs: Verdict = { accepted: true, rule: undefined, nextHop: undefined }
 const ours: Origin = { source: local, kind: kind.local, identifier: 0, from: 'local' }
 
 export class Exporter {
@@ -112,10 +112,10 @@ export class Exporter {
   readonly #edit = new Edit()
   readonly #subject: Subject
   // What was answered for a set, valid while both serials agree: for one source, since a reflected set may name it, and
-  // for one choice of rules that changed something.
+  // for one kind of prefix as the policy sees them.
   #serial = new Int32Array(64)
   #source = new Int32Array(64)
-  #applied = new Int32Array(64)
+  #bits = new Int32Array(64)
   #answer = new Int32Array(64)
   #answerSerial = new Int32Array(64)
   #verdict!: Verdict
@@ -139,22 +139,15 @@ export class Exporter {
 
   /** The set to send instead of `set` of a path from `origin`, or a negative reason. No reference is taken. */
   out(set: number, origin: Origin, nets: Nets, net: number): number {
-    const { readsPrefix } = this.policy
     if (set >= this.#serial.length) this.#grow()
     const sets = this.#sets
-    const known = this.#serial[set] === sets.serial[set] && this.#source[set] === origin.source
-    if (known && !readsPrefix && this.#stillIs(set)) return this.#answer[set]!
-    let answer = this.#judge(set, origin, nets, net)
-    if (answer < 0 && readsPrefix) return answer
-    const applied = answer < 0 ? 0 : this.#verdict.applied
-    if (answer === 0) {
-      if (known && readsPrefix && applied >= 0 && this.#applied[set] === applied && this.#stillIs(set))
-        return this.#answer[set]!
-      answer = this.#rewritten(set, origin)
-    }
+    const bits = this.policy.prefixBits(nets, net)
+    const known = bits >= 0 && this.#bits[set] === bits && this.#serial[set] === sets.serial[set]
+    if (known && this.#source[set] === origin.source && this.#stillIs(set)) return this.#answer[set]!
+    const answer = this.compute(set, origin, nets, net)
     this.#serial[set] = sets.serial[set]!
     this.#source[set] = origin.source
-    this.#applied[set] = applied
+    this.#bits[set] = bits
     this.#answer[set] = answer
     this.#answerSerial[set] = answer < 0 ? 0 : sets.serial[answer]!
     return answer
@@ -306,7 +299,7 @@ export class Exporter {
     const capacity = Math.max(this.#serial.length * 2, this.#sets.high)
     this.#serial = grown(this.#serial, capacity)
     this.#source = grown(this.#source, capacity)
-    this.#applied = grown(this.#applied, capacity)
+    this.#bits = grown(this.#bits, capacity)
     this.#answer = grown(this.#answer, capacity)
     this.#answerSerial = grown(this.#answerSerial, capacity)
   }

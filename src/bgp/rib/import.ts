@@ -37,16 +37,13 @@ export class Importer {
   readonly #sets: AttributeSets
   readonly #edit = new Edit()
   readonly #subject: Subject
+  // What the last answer is about.
   #judged = 0
   #judgedBy: Identity | undefined
   #judgedFor: RibPeer | undefined
-  #loopWhy = 0
-  #rewritten = 0
-  #rewrittenFrom = 0
-  #rewrittenSerial = 0
-  #applied = 0
-  #appliedBy: CompiledPolicy | undefined
-  #appliedFor: RibPeer | undefined
+  #judgedWith: CompiledPolicy | undefined
+  #bits = -1
+  #usedSerial = 0
 
   constructor(peer: RibPeer, policy: CompiledPolicy, sets: AttributeSets) {
     this.peer = peer
@@ -55,13 +52,39 @@ export class Importer {
     this.#subject = { sets, set: 0, source: 'ebgp', peerType: 'ebgp', tag: undefined }
   }
 
-  /** Judges a received set for `net` (any net when `policy.readsPrefix` is false). Fills `used` and `why`. */
+  /**
+   * Judges a received set for `net` (any net when `policy.readsPrefix` is false). Fills `used` and `why`. The prefixes of a
+   * message share a set, and nearly all are alike to the policy: the last answer mostly still holds.
+   */
   judge(identity: Identity, set: number, nets: Nets, net: number): void {
+    const { peer, policy } = this
+    const sets = this.#sets
+    const bits = policy.prefixBits(nets, net)
+    if (
+      this.#bits === bits &&
+      bits >= 0 &&
+      this.#judged === sets.serial[set] &&
+      this.#judgedFor === peer &&
+      this.#judgedBy === identity &&
+      this.#judgedWith === policy &&
+      this.#usedSerial === sets.serial[this.used]
+    )
+      return
+    this.#judge(identity, set, nets, net)
+    this.#bits = bits
+    this.#judged = sets.serial[set]!
+    this.#judgedFor = peer
+    this.#judgedBy = identity
+    this.#judgedWith = policy
+    this.#usedSerial = sets.serial[this.used]!
+  }
+
+  #judge(identity: Identity, set: number, nets: Nets, net: number): void {
     const { peer } = this
     const sets = this.#sets
     this.used = set
     this.refusedBy = undefined
-    this.why = this.#loopOnce(identity, set)
+    this.why = this.#loop(identity, set)
     if (this.why !== 0) return
     const leaving = peer.kind === 'ebgp' && (sets.marks[set]! & mark.gracefulShutdown) !== 0
     const marked = isFromAbove(peer) && !(sets.marks[set]! & mark.otc)
@@ -81,38 +104,7 @@ export class Importer {
     if (leaving && edit.localPref === keep) edit.localPref = 0
     if (marked) edit.otc = peer.remoteAs
     if (prepended) edit.prepend = [...edit.prepend, peer.localAs]
-    if (!edit.empty) this.used = this.#rewriteOnce(set, verdict.applied)
-  }
-
-  /** The prefixes of one message share a set: what was found for it a moment ago still holds. */
-  #loopOnce(identity: Identity, set: number): number {
-    const serial = this.#sets.serial[set]!
-    if (this.#judged === serial && this.#judgedBy === identity && this.#judgedFor === this.peer) return this.#loopWhy
-    this.#judged = serial
-    this.#judgedBy = identity
-    this.#judgedFor = this.peer
-    return (this.#loopWhy = this.#loop(identity, set))
-  }
-
-  /** Likewise for the set that a choice of rules makes of it. */
-  #rewriteOnce(set: number, applied: number): number {
-    const sets = this.#sets
-    const serial = sets.serial[set]!
-    const same = applied >= 0 && this.#rewrittenFrom === serial && this.#applied === applied
-    if (
-      same &&
-      this.#appliedBy === this.policy &&
-      this.#appliedFor === this.peer &&
-      sets.serial[this.#rewritten] === this.#rewrittenSerial
-    )
-      return this.#rewritten
-    this.#rewritten = rewrite(sets, set, this.#edit)
-    this.#rewrittenFrom = serial
-    this.#rewrittenSerial = sets.serial[this.#rewritten]!
-    this.#applied = applied
-    this.#appliedBy = this.policy
-    this.#appliedFor = this.peer
-    return this.#rewritten
+    if (!edit.empty) this.used = rewrite(sets, set, edit)
   }
 
   /** RFC 9234 §5: it was handed up, or aside, by somebody who had it from above. */

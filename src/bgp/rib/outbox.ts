@@ -89,6 +89,7 @@ export class UpdateGroup {
   // The last answer of the exporter, for neighbours that share their attributes.
   #asked = -2
   #askedOf = 0
+  #askedBits = 0
   #answered = 0
   readonly #present = new Run()
   readonly #past = new Run()
@@ -215,9 +216,11 @@ export class UpdateGroup {
     const path = nets.best[net]!
     const source = path < 0 ? 0 : paths.source[path]!
     const used = path < 0 ? -1 : paths.used[path]!
-    if (used !== this.#asked || source !== this.#askedOf || this.exporter.policy.readsPrefix) {
+    const bits = this.exporter.policy.prefixBits(nets, net)
+    if (used !== this.#asked || source !== this.#askedOf || bits !== this.#askedBits || bits < 0) {
       this.#asked = used
       this.#askedOf = source
+      this.#askedBits = bits
       this.#answered = used < 0 ? 0 : Math.max(-1, this.exporter.out(used, this.#table.originOf(source), nets, net)) + 1
     }
     const set = this.#answered

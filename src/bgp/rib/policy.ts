@@ -1,32 +1,24 @@
 /**
  * Import and export filters: `Policy` data compiled into rules over attribute sets.
  *
- * A rule has two halves. What it asks of the attributes, the source and the peer is the same for every prefix of an
- * UPDATE, so `prepare` evaluates it once per set. What it asks of the prefix is integers against integers. A policy
- * without prefixes (`readsPrefix` false) gives one verdict per set, which callers keep per attribute id.
+ * A rule has two halves: what it asks of the prefix, and what it asks of the attributes, the source and the peer. The first
+ * comes to a bit per rule (`prefixBits`), for nearly all nets the same ones, found by one look at their first octet. The
+ * verdict depends on these bits and the attribute set, so callers keep it by both and ask once per set, not per prefix. A
+ * policy without prefixes (`readsPrefix` false) has no bits.
  *
  * The first rule that matches decides, except `next`, which applies its changes and goes on; later rules see what earlier
  * ones set. A rule with a function asks it instead (filter.ts). Nothing is changed here: changes collect in an `Edit`. `communities` of a match must all be there; of
  * `prefixes` one must hold, of `notPrefixes` none may.
  */
 
-import { familyBits } from '../../lib/ip.ts'
-import type {
-  CommunityPattern,
-  PathSource,
-  Policy,
-  PolicyMatch,
-  PolicyRule,
-  PolicySet,
-  PrefixMatch,
-  RouteFilter,
-} from '../types.ts'
+import type { CommunityPattern, PathSource, Policy, PolicyMatch, PolicyRule, PolicySet, RouteFilter } from '../types.ts'
 import * as asPath from '../wire/as-path.ts'
 import { findAttribute, valueAt, valueLength } from '../wire/attribute-writer.ts'
 import { code } from '../wire/attributes.ts'
 import type { AttributeSets } from './attribute-sets.ts'
-import { Nets, words } from './columns.ts'
+import type { Nets } from './columns.ts'
 import { ask } from './filter.ts'
+import { PrefixSet } from './prefix-set.ts'
 import { Edit, halves, isRemoved } from './rewrite.ts'
 
 /** Calico's priority of a route that carries this LOCAL_PREF (and back). */
@@ -48,11 +40,10 @@ export interface Verdict {
   rule: PolicyRule | undefined
   /** next hop as rules set it. */
   nextHop: 'self' | 'keep' | undefined
-  /** Which rules changed something, a bit each: equal bits, equal changes. -1: more rules than bits, do not compare. */
-  applied: number
 }
 
-const rememberedRules = 31
+/** Rules that have a bit of their own in a number that is not negative. */
+const mostBits = 31
 
 export class CompiledPolicy {
   readonly policy: Policy
@@ -60,13 +51,33 @@ export class CompiledPolicy {
   /** Interfaces may change while everything else stays. */
   readonly readsLink: boolean
   readonly #rules: readonly CompiledRule[]
-  readonly #verdict: Verdict = { accepted: false, rule: undefined, nextHop: undefined, applied: 0 }
+  readonly #verdict: Verdict = { accepted: false, rule: undefined, nextHop: undefined }
+  /** Verdicts may be kept by prefix bits: no function is asked, and there are enough bits. */
+  readonly #hasBits: boolean
+  /** First octets of which a rule names a prefix, and the bits of prefixes that begin otherwise. */
+  readonly #octets4 = new Uint8Array(256)
+  readonly #octets6 = new Uint8Array(256)
+  readonly #elsewhere: number
 
   constructor(policy: Policy) {
     this.policy = policy
     this.#rules = policy.rules.map(rule => new CompiledRule(rule))
     this.readsPrefix = this.#rules.some(rule => rule.readsPrefix)
     this.readsLink = policy.rules.some(rule => rule.match.interface !== undefined)
+    this.#hasBits = policy.rules.length <= mostBits && policy.rules.every(rule => rule.filter === undefined)
+    for (const rule of this.#rules) rule.markOctets(this.#octets4, this.#octets6)
+    this.#elsewhere = this.#rules.reduce((bits, rule, i) => (rule.wantsPrefix ? bits : bits | (1 << i)), 0)
+  }
+
+  /** For which rules the prefix is right, a bit each: with equal bits and sets, verdicts are equal. Negative: keep none. */
+  prefixBits(nets: Nets, net: number): number {
+    if (!this.#hasBits) return -1
+    if (!this.readsPrefix) return 0
+    const first = nets.key[net * nets.words]! >>> 24
+    if ((nets.words === 1 ? this.#octets4 : this.#octets6)[first] === 0) return this.#elsewhere
+    let bits = 0
+    for (let i = 0; i < this.#rules.length; i++) if (this.#rules[i]!.allowsPrefix(nets, net)) bits |= 1 << i
+    return bits
   }
 
   /** True when every route is accepted as it is. */
@@ -82,7 +93,6 @@ export class CompiledPolicy {
     const verdict = this.#verdict
     const rules = this.#rules
     verdict.nextHop = undefined
-    verdict.applied = rules.length > rememberedRules ? -1 : 0
     for (let i = 0; i < rules.length; i++) {
       const rule = rules[i]!
       if (!rule.matches(subject, nets, net, edit)) continue
@@ -90,7 +100,6 @@ export class CompiledPolicy {
       if (rule.source.action !== 'reject' && rule.source.set) {
         rule.apply(edit, rule.source.set)
         verdict.nextHop = rule.source.set.nextHop ?? verdict.nextHop
-        if (verdict.applied >= 0) verdict.applied |= 1 << i
       }
       if (rule.source.action === 'next') continue
       verdict.accepted = rule.source.action === 'accept'
@@ -110,7 +119,6 @@ export class CompiledPolicy {
       rule.apply(edit, answer.set)
       verdict.nextHop = answer.set.nextHop ?? verdict.nextHop
     }
-    verdict.applied = -1
     verdict.accepted = answer.accepted
     verdict.rule = answer.rule
     return verdict
@@ -120,6 +128,8 @@ export class CompiledPolicy {
 class CompiledRule {
   readonly source: PolicyRule
   readonly readsPrefix: boolean
+  /** Holds only for prefixes that it names. */
+  readonly wantsPrefix: boolean
   readonly #prefixes: PrefixSet | undefined
   readonly #notPrefixes: PrefixSet | undefined
   readonly #readsAttributes: boolean
@@ -131,6 +141,7 @@ class CompiledRule {
   constructor(rule: PolicyRule) {
     const match = rule.match
     this.source = rule
+    this.wantsPrefix = match.prefixes !== undefined
     this.#prefixes = match.prefixes && new PrefixSet(match.prefixes)
     this.#notPrefixes = match.notPrefixes && new PrefixSet(match.notPrefixes)
     this.readsPrefix = match.prefixes !== undefined || match.notPrefixes !== undefined || rule.filter !== undefined
@@ -147,10 +158,21 @@ class CompiledRule {
     if (match.source && !match.source.includes(subject.source)) return false
     if (match.peerType && match.peerType !== subject.peerType) return false
     if (match.tags && (subject.tag === undefined || !match.tags.includes(subject.tag))) return false
-    if (this.#prefixes && !this.#prefixes.has(nets, net)) return false
-    if (this.#notPrefixes?.has(nets, net)) return false
+    if (this.readsPrefix && !this.allowsPrefix(nets, net)) return false
     if (this.#link && !this.#matchesLink(this.#link, subject)) return false
     return !this.#readsAttributes || this.#matchesSet(subject, edit)
+  }
+
+  allowsPrefix(nets: Nets, net: number): boolean {
+    if (this.#prefixes && !this.#prefixes.has(nets, net)) return false
+    return !this.#notPrefixes?.has(nets, net)
+  }
+
+  markOctets(octets4: Uint8Array, octets6: Uint8Array): void {
+    for (const one of [this.#prefixes, this.#notPrefixes]) {
+      one?.markOctets(4, octets4)
+      one?.markOctets(6, octets6)
+    }
   }
 
   #matchesLink(wanted: RegExp, { sets, set }: Subject): boolean {
@@ -249,110 +271,4 @@ function pathBegins(
     part = next
   }
   return matched === wanted.length
-}
-
-// ---------------------------------------------------------------------------------------------------------- prefixes
-
-/** Few ranges are compared one by one; many are found by their prefix, one probe per length that occurs. */
-const linearLimit = 8
-
-class PrefixSet {
-  readonly #v4: PrefixList
-  readonly #v6: PrefixList
-
-  constructor(matches: readonly PrefixMatch[]) {
-    this.#v4 = new PrefixList(matches.filter(m => m.prefix.family === 4))
-    this.#v6 = new PrefixList(matches.filter(m => m.prefix.family === 6))
-  }
-
-  has(nets: Nets, net: number): boolean {
-    return (nets.words === 1 ? this.#v4 : this.#v6).has(nets, net)
-  }
-}
-
-class PrefixList {
-  readonly #count: number
-  readonly #key: Int32Array
-  readonly #length: Uint8Array
-  readonly #min: Uint8Array
-  readonly #max: Uint8Array
-  /** By prefix, for long lists: the first entry with it; `#next` leads to others. */
-  readonly #index: Nets | undefined
-  readonly #next: Int32Array
-  readonly #lengths: number[] = []
-
-  constructor(matches: readonly PrefixMatch[]) {
-    this.#count = matches.length
-    this.#key = new Int32Array(matches.length * 4)
-    this.#length = Uint8Array.from(matches, m => m.prefix.length)
-    this.#min = Uint8Array.from(matches, m => m.min ?? m.prefix.length)
-    this.#max = Uint8Array.from(
-      matches,
-      m => m.max ?? (m.min === undefined ? m.prefix.length : familyBits(m.prefix.family)),
-    )
-    this.#next = new Int32Array(matches.length).fill(-1)
-    for (const [i, m] of matches.entries()) this.#key.set(keyWords(m), i * 4)
-    if (matches.length <= linearLimit) return
-    this.#index = new Nets(matches[0]!.prefix.family, 0)
-    for (const [i, m] of matches.entries()) this.#chain(this.#index, i, m)
-    this.#lengths = [...new Set(matches.map(m => m.prefix.length))]
-  }
-
-  has(nets: Nets, net: number): boolean {
-    const length = nets.length[net]!
-    if (this.#index) return this.#probe(this.#index, nets, net, length)
-    for (let i = 0; i < this.#count; i++)
-      if (length >= this.#min[i]! && length <= this.#max[i]! && this.#covers(i, nets, net, length)) return true
-    return false
-  }
-
-  #chain(index: Nets, entry: number, m: PrefixMatch): void {
-    const node = index.add(m.prefix)
-    // `best` of these nets is the first entry of the chain.
-    this.#next[entry] = index.best[node]!
-    index.best[node] = entry
-  }
-
-  #probe(index: Nets, nets: Nets, net: number, length: number): boolean {
-    for (const at of this.#lengths) {
-      if (at > length) continue
-      const node = findMasked(index, nets, net, at)
-      if (node < 0) continue
-      for (let entry = index.best[node]!; entry >= 0; entry = this.#next[entry]!)
-        if (length >= this.#min[entry]! && length <= this.#max[entry]!) return true
-    }
-    return false
-  }
-
-  #covers(entry: number, nets: Nets, net: number, length: number): boolean {
-    const bits = this.#length[entry]!
-    if (length < bits) return false
-    for (let word = 0; word < nets.words; word++) {
-      const mask = maskOf(bits - word * 32)
-      if ((nets.key[net * nets.words + word]! & mask) !== this.#key[entry * 4 + word]) return false
-    }
-    return true
-  }
-}
-
-function findMasked(index: Nets, nets: Nets, net: number, bits: number): number {
-  const key = nets.key
-  if (nets.words === 1) return index.find4(key[net]! & maskOf(bits), bits)
-  const at = net * 4
-  return index.find6(
-    key[at]! & maskOf(bits),
-    key[at + 1]! & maskOf(bits - 32),
-    key[at + 2]! & maskOf(bits - 64),
-    key[at + 3]! & maskOf(bits - 96),
-    bits,
-  )
-}
-
-/** The first `bits` bits of a word. */
-export function maskOf(bits: number): number {
-  return bits <= 0 ? 0 : bits >= 32 ? -1 : -1 << (32 - bits)
-}
-
-function keyWords(m: PrefixMatch): number[] {
-  return m.prefix.family === 4 ? [Number(m.prefix.ip.value) | 0] : words(m.prefix.ip.value)
 }
