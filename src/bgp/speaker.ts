@@ -324,6 +324,7 @@ export class Speaker {
       clusterId: config.clusterId ?? config.routerId,
       localAs: config.localAs,
       addresses: config.addresses,
+      ...(config.decision && { decision: config.decision }),
     })
     if (!actual || !sameValue(self(actual), self(desired))) this.#rib.configure?.(self(desired))
   }

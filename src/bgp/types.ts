@@ -133,6 +133,23 @@ export interface PeerConfig {
     readonly action: 'warn' | 'block' | 'reset'
     readonly restartMinutes?: number
   }
+  /**
+   * Against leaks of ours: a session that would be sent more prefixes of a family than this ends before it is, and comes
+   * back after `restartMinutes`, or never by itself.
+   */
+  readonly maxPrefixOut?: { readonly limit: number; readonly restartMinutes?: number }
+  /** Of its routes, before anything on the wire is compared: the higher one wins. Ours have 0; default 0. */
+  readonly weight?: number
+}
+
+/** How routes are chosen where it can be otherwise; default: RFC 4271 §9.1.2.2. */
+export interface DecisionOptions {
+  /** MED decides between routes by different neighbouring ASes too. */
+  readonly alwaysCompareMed?: boolean
+  /** A route without MED is the worst in that, not the best. */
+  readonly missingMedWorst?: boolean
+  /** The length of the AS path does not matter. */
+  readonly ignorePathLength?: boolean
 }
 
 export interface SpeakerConfig {
@@ -147,6 +164,7 @@ export interface SpeakerConfig {
   readonly originate: readonly Origination[]
   /** Own addresses: a route whose next hop is one of them is refused; also the source of IPv6 next hops over IPv4. */
   readonly addresses: readonly OwnAddress[]
+  readonly decision?: DecisionOptions
   /** Collectors that are told what every peer announces; one per address and port. */
   readonly stations?: readonly StationConfig[]
 }
@@ -294,6 +312,9 @@ export interface RibPeer {
   /** Our address to announce as next hop, per family; absent: routes of that family cannot be announced. */
   readonly self4?: Ip
   readonly self6?: Ip
+  /** Ours on the link that we share with the peer, which goes beside `self6` (RFC 2545 §3). */
+  readonly linkLocal6?: Ip
+  readonly weight?: number
   /** Prefixes of the link shared with the peer: third-party next hops on it are kept, others need multihop. */
   readonly sharedSubnets: readonly Prefix[]
   readonly nextHopMode: NextHopMode
@@ -363,6 +384,7 @@ export interface RibSelf {
   readonly clusterId: Ip
   readonly localAs: number
   readonly addresses: readonly OwnAddress[]
+  readonly decision?: DecisionOptions
 }
 
 /** Parts of the protocol that need the RIB; what it does not have is never offered to a peer. Absent: not there. */

@@ -257,6 +257,38 @@ test('BFD ends a session whose path broke, within three missed packets; without 
   expect(established(a)).toEqual(['10.0.0.3'])
 })
 
+test('decision, weight and maxPrefixOut by settings, live', () => {
+  const world = new Routers()
+  const peers = [2, 3].map(n => ({ address: `10.0.0.${n}`, as: 65000 + n, ...open }))
+  const settings = { as: 65001, routerId: '10.0.0.1', listen: ['10.0.0.1:179'], addresses: ['10.0.0.1/24'] }
+  const a = world.make(1, { peers })
+  const route = (med: number) => [{ prefix: '10.9.0.0/16', med }]
+  const b = world.make(2, { peers: [{ address: '10.0.0.1', as: 65001, ...open }], originate: route(30) })
+  world.make(3, { peers: [{ address: '10.0.0.1', as: 65001, ...open }], originate: route(20) })
+  world.pass(10)
+  const best = () => a.best('10.9.0.0/16')?.peer?.key
+  expect(best()).toBe('10.0.0.2')
+  a.configure({ ...settings, peers, decision: { alwaysCompareMed: true } })
+  world.pass(1)
+  expect(best()).toBe('10.0.0.3')
+  a.configure({ ...settings, peers: [{ ...peers[0]!, weight: 9 }, peers[1]!], decision: { alwaysCompareMed: true } })
+  world.pass(1)
+  expect([best(), a.peer('10.0.0.2')?.flaps]).toEqual(['10.0.0.2', 0])
+  // What would be a leak is not sent: the two prefixes are one too many.
+  a.configure({ ...settings, peers: [{ ...peers[0]!, maxPrefixOut: 1 }, peers[1]!] })
+  a.originate(['10.1.0.0/16', '10.1.1.0/24'])
+  world.pass(1)
+  expect(a.peer('10.0.0.2')).toMatchObject({ flaps: 1, cause: { code: 'max-prefix' } })
+  expect(prefixes(b)).toEqual(['10.9.0.0/16'])
+  world.pass(3600)
+  expect(a.peer('10.0.0.2')).toMatchObject({ flaps: 1, state: 'Idle' })
+  a.originate(['10.1.0.0/16'])
+  expect(a.resetPeer('10.0.0.2')).toBe(true)
+  world.pass(70)
+  expect(a.peer('10.0.0.2')?.state).toBe('Established')
+  expect(prefixes(b)).toEqual(['10.1.0.0/16', '10.9.0.0/16'])
+})
+
 test('BFD strict: no session and no routes before the path is up, and after a loss not until it is back', () => {
   const world = new Routers()
   const a = world.make(1, { peers: [{ address: '10.0.0.2', as: 65002, ...open, bfd: { strict: true } }] })

@@ -242,6 +242,19 @@ describe('single rules', () => {
   ]
   test.each(rows)('%s', (_name, from, to, what, want) => expect(through(from, to, what)).toBe(want))
 
+  test('IPv6: our link-local address beside the global one for whom we share a link with (RFC 2545 §3)', () => {
+    const own = `fd000000000000000000000000000001${'fe800000000000000000000000000001'}`
+    const linkLocal6 = Ip.of('fe80::1')
+    expect(through('ebgp', { kind: 'ebgp', linkLocal6 }, { hop6: '2001:db8::7' }, v6)).toBe(
+      `${own} 1:00 ${path(us, 65001)}`,
+    )
+    // What is kept is another's, and IPv4 takes one address.
+    expect(through('ebgp', { kind: 'ibgp', linkLocal6 }, { hop6: '2001:db8::7' }, v6)).toBe(
+      `20010db8000000000000000000000007 1:00 ${path(65001)} ${pref(100)}`,
+    )
+    expect(through('ebgp', { kind: 'ebgp', linkLocal6 })).toBe(through('ebgp', { kind: 'ebgp' }))
+  })
+
   test('IPv6: self, kept, and with a link-local beside it only the global one', () => {
     const global = '20010db8000000000000000000000007'
     const own = 'fd000000000000000000000000000001'

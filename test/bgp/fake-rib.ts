@@ -17,6 +17,9 @@ export class FakeRib implements RibPort {
   readonly deferred = new Set<Family>()
   received = 0
   prefixes = 0
+  advertised = 0
+  /** Messages handed out. */
+  taken = 0
   reset: Receipt['reset']
 
   addPeer(peer: RibPeer): void {
@@ -99,6 +102,7 @@ export class FakeRib implements RibPort {
     while (output[0] && octets + output[0].length <= maxOctets) {
       octets += output[0].length
       parts.push(output.shift()!)
+      this.taken++
     }
     return parts
   }
@@ -108,6 +112,6 @@ export class FakeRib implements RibPort {
   }
 
   counts(_slot: number, _family: Family): PrefixCounts {
-    return { received: this.prefixes, accepted: this.prefixes, advertised: 0, stale: 0 }
+    return { received: this.prefixes, accepted: this.prefixes, advertised: this.advertised, stale: 0 }
   }
 }

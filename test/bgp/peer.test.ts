@@ -5,6 +5,7 @@ import { Ip } from '../../src/lib/ip.ts'
 import type { ConnEvents } from '../../src/lib/ports.ts'
 import { Dialling } from '../../src/bgp/session/dialling.ts'
 import type { PeerHost } from '../../src/bgp/session/peer.ts'
+import { ribPeer } from '../../src/bgp/session/peer-config.ts'
 import { Peer } from '../../src/bgp/session/peer.ts'
 import type { PeerConfig } from '../../src/bgp/types.ts'
 import { encodeKeepalive, encodeMessage } from '../../src/bgp/wire/message.ts'
@@ -338,6 +339,68 @@ describe('failures', () => {
     p.a.rib.prefixes = 1
     p.clock.pass(30_000 + 60_000)
     expect(connected(p)).toBe(true)
+  })
+
+  test('max-prefix with reset and no word of coming back: down until it is reset by hand, or the limit is another', () => {
+    const maxPrefix = { limit: 10, action: 'reset' } as const
+    for (const remedy of ['reset', 'limit'] as const) {
+      const p = pair({ a: { maxPrefix } })
+      p.a.rib.prefixes = 11
+      p.a.peer.start()
+      p.b.peer.start()
+      p.clock.pass(3_600_000)
+      expect([p.a.peer.record.flaps, p.a.peer.record.cause?.code, p.a.peer.state]).toEqual([1, 'max-prefix', 'idle'])
+      if (remedy === 'reset') p.a.rib.prefixes = 1
+      if (remedy === 'reset') p.a.peer.reset(notification(6, 4))
+      else p.a.peer.configure({ ...p.a.config, maxPrefix: { ...maxPrefix, limit: 20 } })
+      p.clock.pass(90_000)
+      expect([remedy, connected(p)]).toEqual([remedy, true])
+    }
+  })
+
+  test.each([
+    ['fd00::2', 'fd00::1', 'fe80::1'],
+    ['10.0.0.2', '10.0.0.1', 'fe80::1'],
+    // Routers away, or on a link without an address of that kind.
+    ['fd77::2', 'fd00::1', undefined],
+    ['fd01::2', 'fd01::1', undefined],
+    // Alone on a session between link-local addresses.
+    ['fe80::2', 'fe80::1', undefined],
+  ])('to %s from %s: the link-local address that goes beside ours is %s (RFC 2545 §3)', (address, local, want) => {
+    const p = pair()
+    p.a.peer.start()
+    p.b.peer.start()
+    p.clock.pass(3000)
+    const at = (ip: string, length: number, link: string) => ({ ip: Ip.of(ip), length, link })
+    const addresses = [
+      at('fe80::9', 64, 'eth1'),
+      at('10.0.0.1', 24, 'eth0'),
+      at('fd00::1', 64, 'eth0'),
+      at('fe80::1', 64, 'eth0'),
+      at('fd01::1', 64, 'eth2'),
+    ]
+    const own = speakerConfig('10.0.0.1', [], { addresses })
+    const peer = ribPeer(0, peerConfig(address), own, p.a.peer.session!, Ip.of(local))
+    expect(peer.linkLocal6?.key).toBe(want)
+  })
+
+  test('max-prefix-out: nothing is sent of what would be too much, and it comes back when it says so', () => {
+    const p = pair({ a: { maxPrefixOut: { limit: 10, restartMinutes: 5 }, gracefulRestart: 'off' } })
+    p.a.rib.advertised = 11
+    p.a.peer.start()
+    p.b.peer.start()
+    p.clock.pass(3000)
+    expect([p.a.up, p.a.rib.taken]).toEqual([false, 0])
+    const text = 'would be sent 11 IPv4 prefixes, the limit is 10'
+    expect(p.a.peer.record.cause).toEqual({ code: 'max-prefix', text })
+    expect(p.a.peer.record.lastSent).toMatchObject({ code: 6, subcode: 2, text })
+    p.clock.pass(290_000)
+    expect(p.a.peer.record.flaps).toBe(1)
+    p.a.rib.advertised = 10
+    p.clock.pass(30_000 + 60_000)
+    expect(connected(p)).toBe(true)
+    p.a.peer.configure({ ...p.a.config, maxPrefixOut: { limit: 9 } })
+    expect(p.a.up).toBe(false)
   })
 })
 

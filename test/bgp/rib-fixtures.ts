@@ -1,7 +1,7 @@
 /** Peers, messages and a clock for tests of the RIB. */
 
 import { Rib } from '../../src/bgp/rib/table.ts'
-import { acceptAll, type RibPeer } from '../../src/bgp/types.ts'
+import { acceptAll, type DecisionOptions, type RibPeer } from '../../src/bgp/types.ts'
 import { Ip } from '../../src/lib/ip.ts'
 import type { Clock } from '../../src/lib/ports.ts'
 import { bytesOf, hex32 } from './rib-model.ts'
@@ -17,8 +17,10 @@ export function tickingClock(): Clock {
 
 export const ownAs = 65000
 
-export function makeRib(clock: Clock = stillClock): Rib {
-  const options = { routerId: Ip.of('10.0.0.1'), localAs: ownAs, addresses: [{ ip: Ip.of('10.0.0.1') }] }
+export const ribOptions = { routerId: Ip.of('10.0.0.1'), localAs: ownAs, addresses: [{ ip: Ip.of('10.0.0.1') }] }
+
+export function makeRib(clock: Clock = stillClock, decision?: DecisionOptions): Rib {
+  const options = { ...ribOptions, ...(decision && { decision }) }
   let seed = 1
   return new Rib(options, { clock, random: { next: () => (seed = (seed * 16807) % 2147483647) / 2147483647 } })
 }

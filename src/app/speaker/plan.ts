@@ -11,7 +11,7 @@ import { Ip, Prefix, type Family } from '../../lib/ip.ts'
 import * as read from './fields.ts'
 import { mrt, type MrtPlan, planStations, stations } from './monitoring.ts'
 import { type Choice, choice, communities, type Communities, policy, present } from './policies.ts'
-import type { BfdSettings, FibSettings, MaxPrefixSettings } from './settings.ts'
+import type { BfdSettings, DecisionSettings, FibSettings, MaxPrefixOutSettings, MaxPrefixSettings } from './settings.ts'
 
 export interface OwnAddress {
   readonly ip: Ip
@@ -90,6 +90,7 @@ type Shared = Required<
     | 'delayOpenSeconds'
     | 'dropAttributes'
     | 'capabilities'
+    | 'weight'
   >
 >
 
@@ -136,6 +137,7 @@ const sharedRows: read.Rows<Shared> = {
   delayOpenSeconds: read.integer(0, 240),
   capabilities: read.oneOf('all', 'fallback', 'none'),
   dropAttributes: read.list(droppable),
+  weight: read.integer(0, 65535),
 }
 
 function sharedOf(options: Partial<Options>): Partial<Shared> {
@@ -175,6 +177,7 @@ interface Options extends Shared {
   readonly import: Choice
   readonly export: Choice
   readonly maxPrefix: MaxPrefixSettings
+  readonly maxPrefixOut: MaxPrefixOutSettings
 }
 
 interface PeerRead extends Options {
@@ -210,6 +213,7 @@ interface SettingsRead {
   readonly policies: ReadonlyMap<string, Policy>
   readonly originate: readonly Origination[]
   readonly fib: Partial<FibSettings> | false
+  readonly decision: DecisionSettings
   readonly bmp: Parameters<typeof planStations>[0]
   readonly mrt: MrtPlan
 }
@@ -286,6 +290,24 @@ const maxPrefix: read.Read<MaxPrefixSettings> = (value, at, problems) => {
   return { ...found, limit: found.limit }
 }
 
+const maxPrefixOutRead = read.record<MaxPrefixOutSettings>({
+  limit: read.integer(1, 4294967295),
+  restartMinutes: read.integer(1, 65535),
+})
+
+const maxPrefixOut: read.Read<MaxPrefixOutSettings> = (value, at, problems) => {
+  const found = maxPrefixOutRead(typeof value === 'number' ? { limit: value } : value, at, problems)
+  if (!found) return undefined
+  if (found.limit === undefined) return read.bad(at, 'maxPrefixOut needs `limit`', problems)
+  return { ...found, limit: found.limit }
+}
+
+const decision = read.record<DecisionSettings>({
+  alwaysCompareMed: read.yesNo,
+  missingMedWorst: read.yesNo,
+  ignorePathLength: read.yesNo,
+})
+
 const bfdMs = read.integer(50, 60_000)
 const bfdFields = read.record<BfdSettings>({
   transmitMs: bfdMs,
@@ -326,6 +348,7 @@ function optionRows(functions: boolean): read.Rows<Options> {
     import: choice(functions),
     export: choice(functions),
     maxPrefix,
+    maxPrefixOut,
   }
 }
 
@@ -380,6 +403,7 @@ function settingsRead(functions: boolean): read.Read<Partial<SettingsRead>> {
     policies: read.named(policy),
     originate: read.list(origination),
     fib,
+    decision,
     bmp: stations,
     mrt,
   })
@@ -418,6 +442,7 @@ export function planOf(settings: unknown, facts: Facts): Outcome<Plan> {
     peers,
     originate: found.originate ?? [],
     addresses,
+    ...(found.decision && { decision: found.decision }),
     stations: planStations(found.bmp ?? [], routerId),
   }
   const kernel = found.fib ? { protocol: 81, metric: 32, table: 254, ...found.fib } : undefined
@@ -557,6 +582,7 @@ function templateOf(
     importPolicy,
     exportPolicy,
     ...(limit && { maxPrefix: { action: 'reset', ...limit } }),
+    ...(options.maxPrefixOut && { maxPrefixOut: options.maxPrefixOut }),
   }
 }
 

@@ -27,8 +27,19 @@ export interface SpeakerSettings {
   readonly policies?: Readonly<Record<string, PolicySettings | readonly string[]>>
   /** Routes of our own. */
   readonly originate?: readonly (string | OriginateSettings)[]
+  /** How routes are chosen where RFC 4271 §9.1.2.2 leaves a choice. */
+  readonly decision?: DecisionSettings
   /** BMP collectors (RFC 7854) that hear what every peer announces. */
   readonly bmp?: readonly BmpSettings[]
+}
+
+export interface DecisionSettings {
+  /** MED decides between routes by different neighbouring ASes too; default false. */
+  readonly alwaysCompareMed?: boolean
+  /** A route without MED is the worst in that, not the best; default false. */
+  readonly missingMedWorst?: boolean
+  /** The length of the AS path does not matter; default false. */
+  readonly ignorePathLength?: boolean
 }
 
 export interface BmpSettings {
@@ -155,6 +166,10 @@ export interface PeerOptions {
   /** What is announced to the peer. Default: everything by iBGP, nothing by eBGP (RFC 8212). */
   readonly export?: PolicyChoice
   readonly maxPrefix?: number | MaxPrefixSettings
+  /** Against leaks of ours: the session ends before more prefixes of a family than this are sent. */
+  readonly maxPrefixOut?: number | MaxPrefixOutSettings
+  /** Of its routes, before anything on the wire is compared: the higher one wins. Default 0, as ours have. */
+  readonly weight?: number
 }
 
 export interface PeerSettings extends PeerOptions {
@@ -191,6 +206,12 @@ export interface MaxPrefixSettings {
   /** Default `reset`. */
   readonly action?: 'warn' | 'block' | 'reset'
   /** After `reset`, try again then; default never by itself. */
+  readonly restartMinutes?: number
+}
+
+export interface MaxPrefixOutSettings {
+  readonly limit: number
+  /** Try again then; default never by itself. */
   readonly restartMinutes?: number
 }
 

@@ -2,20 +2,23 @@
  * Which of two paths is better: a total order, one numbered step at a time.
  *
  *      1  not kept beyond a long-lived restart     8  learned by eBGP rather than iBGP
- *      3  higher LOCAL_PREF                        9  lower cost to the next hop
- *      4  our own                                 --  equal up to here: used together (ECMP)
- *      5  shorter AS_PATH                         11  lower ORIGINATOR_ID or BGP identifier
- *      6  lower ORIGIN                            12  shorter CLUSTER_LIST
- *      7  lower MED, among equal first AS         13  lower peer address, path identifier, source
+ *      2  higher weight of the peer                9  lower cost to the next hop
+ *      3  higher LOCAL_PREF                       --  equal up to here: used together (ECMP)
+ *      4  our own                                 11  lower ORIGINATOR_ID or BGP identifier
+ *      5  shorter AS_PATH                         12  shorter CLUSTER_LIST
+ *      6  lower ORIGIN                            13  lower peer address, path identifier, source
+ *      7  lower MED, among equal first AS
  *
- * (Step 0, whether a path may be chosen at all, is `eligible`; 2 and 10 are options that do not exist here: weight, and
- * age, which would make the result depend on arrival.) MED compares only paths by the same neighbouring AS, which is not
- * transitive: the winner of each such group is found first, by all steps, then the winners are compared without step 7.
- * So neither the order of arrival nor the order in memory matters.
+ * (Step 0, whether a path may be chosen at all, is `eligible`; 10 is an option that does not exist here: age, which would
+ * make the result depend on arrival.) MED compares only paths by the same neighbouring AS, which is not transitive: the
+ * winner of each such group is found first, by all steps, then the winners are compared without step 7. So neither the
+ * order of arrival nor the order in memory matters. Options leave step 5 out, or let all paths be one group in step 7,
+ * where a path without MED has 0, or by another option more than any other.
  *
  * RFC 4271 §9.1.2; RFC 4456 §9; RFC 5004 is not applied; RFC 9494 §4.3 for step 1.
  */
 
+import type { DecisionOptions } from '../types.ts'
 import { type AttributeSets, mark } from './attribute-sets.ts'
 import type { Nets, Paths } from './columns.ts'
 import { kind, local, type Sources } from './sources.ts'
@@ -28,6 +31,7 @@ export interface Candidates {
   readonly sources: Sources
   /** Learned paths are not chosen for now (RFC 4724 §4.1). */
   deferred: boolean
+  readonly options: DecisionOptions
 }
 
 /** Paths used together at most. */
@@ -37,6 +41,7 @@ export const maxEqualPaths = 16
 export const steps: Readonly<Record<number, string>> = {
   0: 'not eligible',
   1: 'kept beyond a restart',
+  2: 'weight lower',
   3: 'LOCAL_PREF lower',
   4: 'not our own',
   5: 'AS path longer',
@@ -70,17 +75,28 @@ function compareSets(c: Candidates, a: number, b: number, withMed: boolean): num
   const { sets, paths, sources } = c
   const x = paths.used[a]!
   const y = paths.used[b]!
-  const from = sources.kind[paths.source[a]!]!
-  const other = sources.kind[paths.source[b]!]!
+  const sourceA = paths.source[a]!
+  const sourceB = paths.source[b]!
+  const from = sources.kind[sourceA]!
+  const other = sources.kind[sourceB]!
   if (x !== y) {
     const stale = (sets.marks[x]! & mark.llgrStale) - (sets.marks[y]! & mark.llgrStale)
     if (stale !== 0) return stale < 0 ? -1 : 1
+  }
+  const heavier = sources.weight[sourceA]! - sources.weight[sourceB]!
+  if (heavier !== 0) return heavier > 0 ? -2 : 2
+  if (x !== y) {
     if (sets.localPref[x] !== sets.localPref[y]) return sets.localPref[x]! > sets.localPref[y]! ? -3 : 3
     if ((from === kind.local) !== (other === kind.local)) return from === kind.local ? -4 : 4
-    if (sets.pathLength[x] !== sets.pathLength[y]) return sets.pathLength[x]! < sets.pathLength[y]! ? -5 : 5
+    if (sets.pathLength[x] !== sets.pathLength[y] && !c.options.ignorePathLength)
+      return sets.pathLength[x]! < sets.pathLength[y]! ? -5 : 5
     if (sets.origin[x] !== sets.origin[y]) return sets.origin[x]! < sets.origin[y]! ? -6 : 6
-    if (withMed && sets.med[x] !== sets.med[y] && sets.firstAs[x] === sets.firstAs[y])
-      return sets.med[x]! < sets.med[y]! ? -7 : 7
+    if (withMed) {
+      const near = medOf(c, x)
+      const far = medOf(c, y)
+      if (near !== far && (sets.firstAs[x] === sets.firstAs[y] || c.options.alwaysCompareMed))
+        return near < far ? -7 : 7
+    }
   } else if ((from === kind.local) !== (other === kind.local)) return from === kind.local ? -4 : 4
   if ((from === kind.ebgp) !== (other === kind.ebgp)) return from === kind.ebgp ? -8 : 8
   if (x === y) return 0
@@ -88,6 +104,13 @@ function compareSets(c: Candidates, a: number, b: number, withMed: boolean): num
   const far = hopCost(sets, y)
   return near === far ? 0 : near < far ? -9 : 9
 }
+
+/** As it is compared: none is 0, or by option the worst there is. */
+export function medOf(c: Candidates, set: number): number {
+  return c.options.missingMedWorst && !(c.sets.marks[set]! & mark.med) ? worstMed : c.sets.med[set]!
+}
+
+const worstMed = 0xffffffff
 
 function hopCost(sets: AttributeSets, set: number): number {
   const hop = sets.hop[set]!
@@ -119,13 +142,13 @@ const winners: number[] = []
 
 /** The best eligible path of the net, or -1. */
 export function choose(c: Candidates, net: number): number {
-  const { paths, sets } = c
+  const { paths } = c
   let best = -1
   let med = 0
   let several = false
   for (let path = c.nets.first[net]!; path >= 0; path = paths.next[path]!) {
     if (!eligible(c, path)) continue
-    med |= sets.med[paths.used[path]!]!
+    med |= medOf(c, paths.used[path]!)
     if (best < 0) best = path
     else {
       several = true
@@ -145,13 +168,13 @@ function chooseByGroups(c: Candidates, net: number): number {
 
 /** Leaves in `winners` the best path by each neighbouring AS. */
 function groupWinners(c: Candidates, net: number): void {
-  const { paths, sets } = c
+  const { paths } = c
   winners.length = 0
   for (let path = c.nets.first[net]!; path >= 0; path = paths.next[path]!) {
     if (!eligible(c, path)) continue
-    const as = sets.firstAs[paths.used[path]!]!
+    const as = neighbour(c, path)
     let group = 0
-    while (group < winners.length && sets.firstAs[paths.used[winners[group]!]!]! !== as) group++
+    while (group < winners.length && neighbour(c, winners[group]!) !== as) group++
     if (group === winners.length) winners.push(path)
     else if (compare(c, path, winners[group]!, true) < 0) winners[group] = path
   }
@@ -162,13 +185,13 @@ function groupWinners(c: Candidates, net: number): void {
  * by all steps within a neighbouring AS, and among the first ones of each by all but MED.
  */
 export function rankPaths(c: Candidates, net: number, out: number[]): void {
-  const { paths, sets } = c
+  const { paths } = c
   out.length = 0
   let med = 0
   for (let path = c.nets.first[net]!; path >= 0; path = paths.next[path]!) {
     if (!eligible(c, path)) continue
     out.push(path)
-    med |= sets.med[paths.used[path]!]!
+    med |= medOf(c, paths.used[path]!)
   }
   if (out.length < 2) return
   if (med === 0) {
@@ -190,8 +213,9 @@ export function rankPaths(c: Candidates, net: number, out: number[]): void {
   }
 }
 
-function neighbour(c: Candidates, path: number): number {
-  return c.sets.firstAs[c.paths.used[path]!]!
+/** The neighbouring AS among whose paths MED decides; one for all, where it always does. */
+export function neighbour(c: Candidates, path: number): number {
+  return c.options.alwaysCompareMed ? 0 : c.sets.firstAs[c.paths.used[path]!]!
 }
 
 /** Collects into `out` the paths to use together with `best`, itself first, the rest in order of the decision. */
@@ -220,16 +244,15 @@ export function equalPaths(c: Candidates, net: number, best: number, out: number
 
 /** A path equal to the best in all else still loses to a lower MED of its own neighbouring AS. */
 function dropWorseMed(c: Candidates, net: number, out: number[]): void {
-  const { paths, sets } = c
+  const { paths } = c
   let med = 0
-  for (const path of out) med |= sets.med[paths.used[path]!]!
+  for (const path of out) med |= medOf(c, paths.used[path]!)
   if (med === 0) return
   groupWinners(c, net)
   let kept = 0
   for (const path of out) {
-    const set = paths.used[path]!
-    const winner = winners.find(w => sets.firstAs[paths.used[w]!] === sets.firstAs[set])!
-    if (sets.med[set] === sets.med[paths.used[winner]!]) out[kept++] = path
+    const winner = winners.find(w => neighbour(c, w) === neighbour(c, path))!
+    if (medOf(c, paths.used[path]!) === medOf(c, paths.used[winner]!)) out[kept++] = path
   }
   out.length = kept
 }

@@ -80,6 +80,8 @@ export interface ExportTerms {
   readonly maxMessageOctets: number
   readonly extendedNextHop: boolean
   readonly self: Ip | undefined
+  /** Goes beside `self`: members are on a link with us (RFC 2545 §3). */
+  readonly linkLocal: Ip | undefined
   readonly sharedSubnets: readonly Prefix[]
   readonly nextHopMode: 'auto' | 'self' | 'keep'
   readonly clusterId: number
@@ -132,7 +134,8 @@ export class Exporter {
     this.policy = policy
     this.#sets = sets
     this.#tagOf = tagOf
-    this.#self = terms.self?.bytes()
+    const { self, linkLocal } = terms
+    this.#self = self && linkLocal ? Uint8Array.from([...self.bytes(), ...linkLocal.bytes()]) : self?.bytes()
     this.#shared = terms.sharedSubnets.map(subnet => hopRange(subnet))
     this.#subject = { sets, set: 0, source: 'local', peerType: terms.kind === 'ebgp' ? 'ebgp' : 'ibgp', tag: undefined }
   }

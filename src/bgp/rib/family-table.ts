@@ -13,7 +13,7 @@
  */
 
 import type { Family, Ip } from '../../lib/ip.ts'
-import type { RouteUpdate } from '../types.ts'
+import type { DecisionOptions, RouteUpdate } from '../types.ts'
 import { type AttributeSets, mark } from './attribute-sets.ts'
 import { IntQueue, netFlag, Nets, Paths } from './columns.ts'
 import { type Candidates, decide, equalPaths, rankPaths } from './decide.ts'
@@ -46,6 +46,7 @@ export class FamilyTable implements Candidates, Outgoing {
   /** Groups that look at all paths of a prefix. */
   #allPaths = 0
   deferred = false
+  options: DecisionOptions = {}
   readonly dirty = new IntQueue()
   readonly #untold = new IntQueue()
   readonly #on: TableEvents
@@ -263,6 +264,16 @@ export class FamilyTable implements Candidates, Outgoing {
   setDeferred(deferred: boolean): void {
     if (this.deferred === deferred) return
     this.deferred = deferred
+    this.#soilAll()
+  }
+
+  /** Another way to choose: everything is chosen anew. */
+  setOptions(options: DecisionOptions): void {
+    this.options = options
+    this.#soilAll()
+  }
+
+  #soilAll(): void {
     for (let net = 0; net < this.nets.high; net++)
       if (this.nets.isLive(net) && this.nets.first[net]! >= 0) this.#soil(net)
   }

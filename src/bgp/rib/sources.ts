@@ -63,6 +63,8 @@ export const chore = {
 export class Sources {
   kind = new Uint8Array(8)
   identifier = new Uint32Array(8)
+  /** Decision step 2. */
+  weight = new Int32Array(8)
   /** Family 4 at 2n, family 6 at 2n + 1. */
   epoch = new Uint8Array(16)
   chores = new Uint8Array(16)
@@ -100,6 +102,7 @@ export class Sources {
     this.peers[source] = peer
     this.kind[source] = kind[peer.kind]
     this.identifier[source] = peer.identifier
+    this.weight[source] = peer.weight ?? 0
   }
 
   free(source: number): void {
@@ -121,6 +124,7 @@ export class Sources {
     const capacity = this.kind.length * 2
     this.kind = grown(this.kind, capacity)
     this.identifier = grown(this.identifier, capacity)
+    this.weight = grown(this.weight, capacity)
     this.epoch = grown(this.epoch, capacity * 2)
     this.chores = grown(this.chores, capacity * 2)
     this.from = grown(this.from, capacity * 2)

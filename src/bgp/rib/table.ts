@@ -17,7 +17,16 @@
 
 import type { Family, Ip } from '../../lib/ip.ts'
 import type { Clock, Random } from '../../lib/ports.ts'
-import type { Origination, Policy, PrefixCounts, Receipt, RibPeer, RibPort, RouteUpdate } from '../types.ts'
+import type {
+  DecisionOptions,
+  Origination,
+  Policy,
+  PrefixCounts,
+  Receipt,
+  RibPeer,
+  RibPort,
+  RouteUpdate,
+} from '../types.ts'
 import { encodeRefresh } from '../wire/message.ts'
 import { endOfRib, type UpdateContext, UpdateReader } from '../wire/update.ts'
 import { AttributeSets } from './attribute-sets.ts'
@@ -39,6 +48,7 @@ export interface RibOptions {
   readonly clusterId?: Ip
   /** Our own addresses: a route whose next hop is one of them is refused. */
   readonly addresses: readonly { readonly ip: Ip; readonly length?: number; readonly link?: string }[]
+  readonly decision?: DecisionOptions
 }
 
 /** Work between two looks at the clock. */
@@ -117,6 +127,7 @@ export class Rib implements RibPort {
       6: new FamilyTable(6, seed(), this.sets, this.sources, on),
     }
     this.originations = new Originations(this.tables, this.sets)
+    for (const family of families) this.tables[family].options = options.decision ?? {}
   }
 
   /** Other identity or addresses, on the living table: what depends on them is judged again, sessions stay. */
@@ -125,7 +136,12 @@ export class Rib implements RibPort {
     this.#options = options
     this.#identity = identityOf(options)
     this.sets.hops.setOwn(options.addresses)
-    if (JSON.stringify(before) === JSON.stringify(options)) return
+    const { decision } = options
+    if (JSON.stringify(before.decision) !== JSON.stringify(decision)) {
+      for (const family of families) this.tables[family].setOptions(decision ?? {})
+      this.#wake()
+    }
+    if (JSON.stringify({ ...before, decision }) === JSON.stringify({ ...options, decision })) return
     for (const state of this.#bySource) if (state) this.#choreEverywhere(state, chore.reimport)
     for (const state of this.#slots) if (state?.up) this.#regroup(state)
   }
@@ -216,7 +232,9 @@ export class Rib implements RibPort {
       state.importer.policy = policy
       this.#choreEverywhere(state, chore.reimport)
     }
-    if (before.identifier !== peer.identifier || before.kind !== peer.kind) this.#choreEverywhere(state, chore.redecide)
+    const weighed = (before.weight ?? 0) !== (peer.weight ?? 0)
+    if (weighed || before.identifier !== peer.identifier || before.kind !== peer.kind)
+      this.#choreEverywhere(state, chore.redecide)
   }
 
   #choreEverywhere(state: PeerState, bits: number): void {
@@ -298,6 +316,7 @@ export class Rib implements RibPort {
       maxMessageOctets: peer.maxMessageOctets,
       extendedNextHop: peer.extendedNextHop,
       self,
+      linkLocal: family === 6 ? peer.linkLocal6 : undefined,
       sharedSubnets: peer.kind === 'ebgp' ? peer.sharedSubnets : [],
       nextHopMode: peer.nextHopMode,
       clusterId: this.#identity.clusterId,

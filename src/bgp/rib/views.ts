@@ -14,7 +14,7 @@ import * as asPath from '../wire/as-path.ts'
 import { attributesAt, valueAt, valueLength } from '../wire/attribute-writer.ts'
 import { attributeName, code } from '../wire/attributes.ts'
 import type { AttributeSets } from './attribute-sets.ts'
-import { compare, eligible, equalPaths, steps } from './decide.ts'
+import { compare, eligible, equalPaths, medOf, neighbour, steps } from './decide.ts'
 import { withheld, withheldReasons } from './export.ts'
 import type { FamilyTable } from './family-table.ts'
 import type { Member } from './member.ts'
@@ -208,11 +208,10 @@ function lost(
   path: number,
   all: readonly number[],
 ): { step?: number; lostTo?: number; why?: string } {
-  const { sets, paths } = table
-  const as = sets.firstAs[paths.used[path]!]
+  const as = neighbour(table, path)
   for (const [index, other] of all.entries()) {
     if (other === path || !eligible(table, other)) continue
-    const sameAs = sets.firstAs[paths.used[other]!] === as
+    const sameAs = neighbour(table, other) === as
     const by = compare(table, other, path, sameAs)
     if (by >= 0 || (index > 0 && by !== -7)) continue
     return { step: -by, lostTo: index, why: `${steps[-by]}${figures(table, -by, path, other)}` }
@@ -224,10 +223,15 @@ function figures(table: FamilyTable, step: number, loser: number, winner: number
   const { sets, paths } = table
   const x = paths.used[loser]!
   const y = paths.used[winner]!
+  if (step === 2) return ` (${weightOf(table, loser)} < ${weightOf(table, winner)})`
   if (step === 3) return ` (${sets.localPref[x]} < ${sets.localPref[y]})`
   if (step === 5) return ` (${sets.pathLength[x]} > ${sets.pathLength[y]})`
-  if (step === 7) return ` (${sets.med[x]} > ${sets.med[y]})`
+  if (step === 7) return ` (${medOf(table, x)} > ${medOf(table, y)})`
   return ''
+}
+
+function weightOf({ sources, paths }: FamilyTable, path: number): number {
+  return sources.weight[paths.source[path]!]!
 }
 
 function viewAdvertisement(table: FamilyTable, state: PeerState, net: number, best: number): Advertisement {

@@ -95,5 +95,6 @@ export class Backoff {
   /** An operator or a change of configuration wants a fresh start. */
   reset(): void {
     this.#idleHoldMs = leastMs
+    this.#refuseUntilMs = 0
   }
 }

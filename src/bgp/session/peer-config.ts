@@ -54,6 +54,7 @@ export function changeClass(actual: PeerConfig, desired: PeerConfig): 'none' | '
 export function ribPeer(slot: number, config: PeerConfig, own: SpeakerConfig, session: Session, local: Ip): RibPeer {
   const self4 = selfAddress(4, config, own, local)
   const self6 = selfAddress(6, config, own, local)
+  const linkLocal6 = self6 && !self6.isLinkLocal() ? ownLinkLocal(config, own) : undefined
   return {
     slot,
     key: config.key,
@@ -72,6 +73,7 @@ export function ribPeer(slot: number, config: PeerConfig, own: SpeakerConfig, se
     extendedNextHop: session.extendedNextHop,
     ...(self4 && { self4 }),
     ...(self6 && { self6 }),
+    ...(linkLocal6 && { linkLocal6 }),
     sharedSubnets: sharedSubnets(config, own, local),
     ...(session.theirs.longLived && session.theirs.gracefulRestart && { longLived: true }),
     enhancedRefresh: session.enhancedRefresh,
@@ -81,6 +83,7 @@ export function ribPeer(slot: number, config: PeerConfig, own: SpeakerConfig, se
     ...externalKnobs(config, session),
     ...(config.dropAttributes && { dropAttributes: config.dropAttributes }),
     ...(config.originateDefault && { originateDefault: true }),
+    ...(config.weight && { weight: config.weight }),
     importPolicy: config.importPolicy,
     exportPolicy: config.exportPolicy,
   }
@@ -111,6 +114,17 @@ function selfAddress(family: Family, config: PeerConfig, own: SpeakerConfig, loc
   if (config.source?.family === family) return config.source
   const ours = own.addresses.filter(entry => entry.ip.family === family && !entry.ip.isLoopback())
   return (ours.find(entry => entry.ip.isGlobalUnicast()) ?? ours[0])?.ip
+}
+
+/** RFC 2545 §3: our link-local address goes along when the peer is on the same link, and only then. */
+function ownLinkLocal(config: PeerConfig, own: SpeakerConfig): Ip | undefined {
+  const { address } = config
+  const shared = own.addresses.find(
+    entry =>
+      entry.link !== undefined && !entry.ip.isLinkLocal() && new Prefix(entry.ip, entry.length).contains(address),
+  )
+  if (!shared || shared.ip.equals(address)) return undefined
+  return own.addresses.find(entry => entry.link === shared.link && entry.ip.family === 6 && entry.ip.isLinkLocal())?.ip
 }
 
 /**

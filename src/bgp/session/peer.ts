@@ -39,6 +39,7 @@ import {
   describeNotification,
   hardReset,
   notification,
+  shutdownNotification,
   unwrapHardReset,
   type WireError,
 } from '../wire/notification.ts'
@@ -132,6 +133,8 @@ export class Peer implements ConnectionOwner {
   #paced: Timer | undefined
   #running = false
   #everUp = false
+  /** A limit has ended the session for good. */
+  #isHeld = false
   /** Set while the peer is no longer configured; monotonic. */
   #lingerUntilMs: number | undefined
 
@@ -214,6 +217,7 @@ export class Peer implements ConnectionOwner {
   start(): void {
     if (this.#running) return
     this.#running = true
+    this.#isHeld = false
     this.#lingerUntilMs = undefined
     if (this.#current) return
     if (this.#config.passwordMissing !== undefined) {
@@ -270,7 +274,7 @@ export class Peer implements ConnectionOwner {
 
   /** A session that is up goes on; attempts end and begin as the gate says. */
   #gateMoved(): void {
-    if (!this.#running || this.#current) return
+    if (!this.#running || this.#current || this.#isHeld) return
     const { closed } = this.#gate
     if (!closed) {
       if (this.#backoff.nextAtMs === undefined && this.#dialled.state === 'idle') this.#startAfter(0, 'idle-hold')
@@ -290,13 +294,19 @@ export class Peer implements ConnectionOwner {
     for (const connection of [this.#current, this.#accepted, this.#dialled])
       if (connection && connection.state !== 'idle') connection.dispatch({ kind: 'cease', why })
     if (!this.#running) return
+    this.#anew()
+  }
+
+  #anew(): void {
+    this.#isHeld = false
     this.#backoff.reset()
     this.#retryLater('innocent')
   }
 
   /** The key is the same. Returns what it cost. */
   configure(desired: PeerConfig): 'none' | 'live' | 'reset' {
-    const cost = changeClass(this.#config, desired)
+    const before = this.#config
+    const cost = changeClass(before, desired)
     if (cost === 'none') {
       this.refreshRibPeer()
       return cost
@@ -315,6 +325,9 @@ export class Peer implements ConnectionOwner {
     } else {
       this.refreshRibPeer()
       this.#checkLimits()
+      this.#wouldLeak()
+      const limits = ({ maxPrefix, maxPrefixOut }: PeerConfig): unknown => [maxPrefix, maxPrefixOut]
+      if (this.#isHeld && this.#running && !sameValue(limits(before), limits(desired))) this.#anew()
     }
     return cost
   }
@@ -359,7 +372,7 @@ export class Peer implements ConnectionOwner {
   /** Moves what the RIB has for this peer to the socket. */
   pump(): void {
     const { rib } = this.#ports
-    if (!this.#current || this.#paced) return
+    if (!this.#current || this.#paced || this.#wouldLeak()) return
     let sent = false
     this.#current.pump(maxOctets => {
       const parts = rib.take(this.slot, maxOctets)
@@ -631,7 +644,7 @@ export class Peer implements ConnectionOwner {
   }
 
   #retryLater(ending: Ending): void {
-    if (!this.#running || this.#current) return
+    if (!this.#running || this.#current || this.#isHeld) return
     const waitMs = this.#backoff.after(ending, this.#config.connectRetrySeconds * 1000)
     this.#startAfter(waitMs, 'idle-hold')
   }
@@ -680,13 +693,32 @@ export class Peer implements ConnectionOwner {
   #checkLimits(): void {
     const limit = this.#config.maxPrefix
     const over = limit && this.#intake.overLimit(limit, this.#session?.families ?? [])
-    if (!over) return
-    this.#current?.dispatch({ kind: 'cease', why: this.#wrapped(over.notification) })
-    this.record.blame({ code: 'max-prefix', text: over.text })
-    if (limit.restartMinutes === undefined) return
-    const waitMs = limit.restartMinutes * 60_000
+    if (over) this.#tooMany(over.notification, over.text, limit.restartMinutes)
+  }
+
+  /** True: there is more to send than the peer shall ever get, and the session has ended instead. */
+  #wouldLeak(): boolean {
+    const limit = this.#config.maxPrefixOut
+    if (!limit) return false
+    for (const family of this.#session?.families ?? []) {
+      const { advertised } = this.#ports.rib.counts(this.slot, family)
+      if (advertised <= limit.limit) continue
+      const text = `would be sent ${advertised} IPv${family} prefixes, the limit is ${limit.limit}`
+      this.#tooMany(shutdownNotification(cease.shutdown, text), text, limit.restartMinutes)
+      return true
+    }
+    return false
+  }
+
+  #tooMany(why: Notification, text: string, restartMinutes: number | undefined): void {
+    this.#current?.dispatch({ kind: 'cease', why: this.#wrapped(why) })
+    this.record.blame({ code: 'max-prefix', text })
+    const waitMs = restartMinutes === undefined ? Infinity : restartMinutes * 60_000
     this.#backoff.refuseFor(waitMs)
-    this.#startAfter(waitMs, 'idle-hold')
+    if (waitMs < Infinity) return this.#startAfter(waitMs, 'idle-hold')
+    // Until somebody resets it by hand, or changes a limit.
+    this.#backoff.cancel()
+    this.#isHeld = true
   }
 
   /** RFC 8538 §3.1: where both sides keep routes over a NOTIFICATION, what must not be kept travels in a Hard Reset. */
