@@ -6,6 +6,7 @@ import type { ConnEvents } from '../../src/lib/ports.ts'
 import { Dialling } from '../../src/bgp/session/dialling.ts'
 import type { PeerHost } from '../../src/bgp/session/peer.ts'
 import { ribPeer } from '../../src/bgp/session/peer-config.ts'
+import { Turns } from '../../src/bgp/session/turns.ts'
 import { Peer } from '../../src/bgp/session/peer.ts'
 import type { PeerConfig } from '../../src/bgp/types.ts'
 import { encodeKeepalive, encodeMessage } from '../../src/bgp/wire/message.ts'
@@ -53,8 +54,8 @@ class Side {
       swept: () => {},
       writable: () => this.peer.pump(),
     }
-    const [random, dialling] = [new SimRandom(seed), new Dialling(clock)]
-    const ports = { clock, transport: host, random, log: silentLog, rib: this.rib, dialling }
+    const [random, dialling, turns] = [new SimRandom(seed), new Dialling(clock), new Turns(clock)]
+    const ports = { clock, transport: host, random, log: silentLog, rib: this.rib, dialling, turns }
     this.peer = new Peer(0, config, peerHost, ports)
     this.rib.onWork = () => clock.after(0, () => this.peer.pump())
     this.listen()

@@ -23,6 +23,8 @@ export class Kept {
   readonly #sets: AttributeSets
   readonly #byHop = new Map<number, number[]>()
   readonly #byAs = new Map<number, number[]>()
+  /** Under what members are listed above. */
+  readonly #known = new Map<number, { readonly hop: number; readonly as: number | undefined }>()
   // Answers per set, valid for one composition of the group.
   #version = 1
   #serial = new Int32Array(0)
@@ -36,22 +38,24 @@ export class Kept {
     this.#sets = sets
   }
 
-  add(member: Member): void {
+  add({ source, hop, peer }: Member): void {
     this.#version++
     this.#lists.clear()
-    append(this.#byHop, member.hop, member.source)
-    const { kind, remoteAs, localAs, senderSideLoop = true } = member.peer
-    if (kind === 'ebgp' && remoteAs !== localAs && senderSideLoop) append(this.#byAs, remoteAs, member.source)
+    append(this.#byHop, hop, source)
+    const { kind, remoteAs, localAs, senderSideLoop = true } = peer
+    const as = kind === 'ebgp' && remoteAs !== localAs && senderSideLoop ? remoteAs : undefined
+    if (as !== undefined) append(this.#byAs, as, source)
+    this.#known.set(source, { hop, as })
   }
 
+  /** Looks at its own two lists alone: hundreds of members may leave at once. */
   remove(source: number): void {
+    const known = this.#known.get(source)
+    if (!known) return
     this.#version++
-    for (const map of [this.#byHop, this.#byAs])
-      for (const [key, list] of map) {
-        const rest = list.filter(other => other !== source)
-        if (rest.length === 0) map.delete(key)
-        else map.set(key, rest)
-      }
+    this.#known.delete(source)
+    without(this.#byHop, known.hop, source)
+    if (known.as !== undefined) without(this.#byAs, known.as, source)
   }
 
   /** Members that must not have routes with this set. */
@@ -133,4 +137,10 @@ function append(map: Map<number, number[]>, key: number, value: number): void {
   const list = map.get(key)
   if (list) list.push(value)
   else map.set(key, [value])
+}
+
+function without(map: Map<number, number[]>, key: number, value: number): void {
+  const rest = map.get(key)?.filter(other => other !== value)
+  if (rest && rest.length > 0) map.set(key, rest)
+  else map.delete(key)
 }

@@ -1,10 +1,11 @@
 /**
  * One TCP connection driven by its machine: octets become events, effects become octets and timers.
  *
- * Promises: received octets are worked off in slices of at most 5 ms or 256 KB, with reading paused meanwhile; a KEEPALIVE
- * never waits behind more than the socket's own backlog of 256 KB; after a NOTIFICATION the connection is half-closed and
- * drained, so that the peer sees the reason instead of a RST; a hold timer that fires looks again after one poll for
- * I/O, because timers run before sockets are read and a stall of ours is not the peer's silence.
+ * Promises: received octets are worked off in slices of at most 256 KB, in a time that all connections share (turns.ts),
+ * with reading paused meanwhile; a KEEPALIVE never waits behind more than the socket's own backlog of 256 KB; after a
+ * NOTIFICATION the connection is half-closed and drained, so that the peer sees the reason instead of a RST; a hold timer
+ * that fires looks again after one poll for I/O, because timers run before sockets are read and a stall of ours is not the
+ * peer's silence.
  *
  * Timers are armed once and re-check: receiving a message only notes the time. Leaves to the owner (`peer.ts`): judging
  * OPENs, collisions, routes, and what happens after `down`.
@@ -39,6 +40,7 @@ import type { Unread } from './collision.ts'
 import type { DownReason, Effect, Event, Setup, State, StateName, TimerName } from './fsm.ts'
 import { idle, step, waiting } from './fsm.ts'
 import type { Session } from './negotiate.ts'
+import type { Turns } from './turns.ts'
 
 /** What a connection asks of and tells its owner. Calls come from timers and socket events, never from `dispatch`'s caller
  * in the middle of its own step, except `moved`, `up` and `down`, which are the last things a step does. */
@@ -68,10 +70,12 @@ export interface ConnectionPorts {
   readonly clock: Clock
   readonly transport: Transport
   readonly random: Random
+  readonly turns: Turns
 }
 
-const sliceMs = 5
 const sliceOctets = 256 * 1024
+/** Between two looks at the clock: reading it costs as much as a small message. */
+const lookOctets = 4096
 const backlogOctets = 256 * 1024
 const takeOctets = 64 * 1024
 /** So much is read of a peer while its connection is held and watched: a few messages tell enough. */
@@ -472,37 +476,46 @@ export class Connection {
   }
 
   #continue(ms = 0): void {
-    this.#resuming ??= this.#ports.clock.after(ms, () => {
-      this.#resuming = undefined
-      this.#work()
-    })
+    this.#resuming ??= this.#ports.clock.after(ms, () => this.#resume())
+  }
+
+  /** There is more to read than may be read now. */
+  #getInLine(): void {
+    this.#line?.conn?.pause()
+    this.#resuming ??= this.#ports.turns.wait(() => this.#resume())
+  }
+
+  #resume(): void {
+    this.#resuming = undefined
+    this.#work()
   }
 
   /** One slice. Pauses reading when there is more, resumes when there is not. */
   #work(): void {
     const line = this.#line
     const framer = this.#framer
-    const { clock } = this.#ports
+    const { clock, turns } = this.#ports
     if (this.#state.kind === 'established' && framer.backlog > 0 && this.#owner.congested()) {
       line?.conn?.pause()
       this.#continue(congestedMs)
       return
     }
-    const until = clock.now() + sliceMs
+    const until = turns.until()
+    if (until === undefined) return this.#getInLine()
     const before = framer.backlog
-    let messages = 0
+    let look = before - lookOctets
     let spent = false
     let news = false
     while (!spent && this.#line === line && !this.#held && framer.next()) {
       news ||= framer.type !== messageType.keepalive
       this.#message(framer)
-      // Reading the clock costs as much as a small message: look at it now and then.
-      spent = ((++messages & 15) === 0 && clock.now() >= until) || before - framer.backlog >= sliceOctets
+      if (framer.backlog > look) continue
+      look = framer.backlog - lookOctets
+      spent = clock.now() >= until || before - framer.backlog >= sliceOctets
     }
     if (this.#heard) this.#tellHeard()
     if (spent && this.#line === line) {
-      line?.conn?.pause()
-      this.#continue()
+      this.#getInLine()
       this.#owner.sliceDone(this, news)
       return
     }

@@ -63,6 +63,7 @@ import { PeerRecord } from './record.ts'
 import { Refreshing } from './refreshing.ts'
 import { keepsRoutes, StaleRoutes } from './restart.ts'
 import { Terms } from './terms.ts'
+import type { Turns } from './turns.ts'
 
 export interface PeerPorts {
   readonly clock: Clock
@@ -71,6 +72,7 @@ export interface PeerPorts {
   readonly log: Log
   readonly rib: RibPort
   readonly dialling: Dialling
+  readonly turns: Turns
 }
 
 /** What a neighbour must know of its speaker, and tells it. */
@@ -752,8 +754,8 @@ export class Peer implements ConnectionOwner {
   }
 
   #connection(accepted: boolean): Connection {
-    const { clock, transport, random } = this.#ports
-    return new Connection(this.#setup(accepted), this, { clock, transport, random })
+    const { clock, transport, random, turns } = this.#ports
+    return new Connection(this.#setup(accepted), this, { clock, transport, random, turns })
   }
 
   /** Our end of the session. */
