@@ -186,7 +186,7 @@ for (let seed = 1; seed <= 40; seed++)
     const { clock, make, sets, both, kernel } = setUp()
     const random = new SimRandom(seed)
     const below = (n: number): number => Math.floor(random.next() * n)
-    const some = (): string[] => Array.from({ length: below(16) }, () => `10.0.0.${below(20)}`)
+    const some = (): string[] => Array.from({ length: below(12) }, () => `10.0.0.${below(40)}`)
     const wanted = new Map<string, Set<string>>()
     const heals: (() => void)[] = []
     const driver = make()
@@ -200,15 +200,15 @@ for (let seed = 1; seed <= 40; seed++)
         wanted.delete(name)
         driver.unwant(name)
       },
-      ...[true, true, false].map(present => (name: string) => {
+      ...[true, true, true, false, false, false].map(present => (name: string) => {
         const members = some()
         for (const member of members) wanted.get(name)?.[present ? 'add' : 'delete'](member)
         driver.wantMembers(name, members, present)
       }),
-      (name: string) => {
+      ...[1, 2, 3].map(() => (name: string) => {
         if (wanted.has(name))
           kernel.editSets(`create ${name} hash:net -exist\nflush ${name}\nadd ${name} 10.0.0.${below(20)}`)
-      },
+      }),
       () => heals.push(kernel.refuse(({ op }) => op === 'changeSets' || op === 'readSets', { times: 1 + below(3) })),
       () => clock.pass(90_000),
     ]
@@ -228,3 +228,15 @@ for (let seed = 1; seed <= 40; seed++)
     equal(driver.state().pending, 0)
     deepEqual(driver.state().failing, [])
   })
+
+test('a set that somebody emptied is filled again, also while a member of ours is on its way', async () => {
+  const { clock, make, sets, both, kernel } = setUp()
+  const driver = make()
+  driver.want(net('cali40x', '10.0.0.0/8', '10.0.0.1', '10.0.0.2'))
+  await both(driver)
+  kernel.editSets('flush cali40x')
+  driver.wantMembers('cali40x', ['10.0.0.3'], true)
+  clock.pass(90_000)
+  await both(driver)
+  deepEqual(await sets(), { cali40x: '10.0.0.0/8 10.0.0.1 10.0.0.2 10.0.0.3' })
+})
