@@ -335,6 +335,9 @@ export class Firewall {
           // A rule that names a set which somebody destroyed is refused for ever, and nobody tells of sets.
           if (tables.some(table => table.retriesChains())) this.#sets[family].distrust()
           await this.#sets[family].applyAdds()
+          // One look at all of them costs little more than at one, and far less than one after the other.
+          const isDue = tables.some(table => table.isLookDue())
+          await Promise.all(tables.map(table => table.look(isDue)))
           for (const table of tables) {
             await table.apply()
             // The pass that follows soon comes back for the rest; routes and links do not wait for somebody's lock.

@@ -50,9 +50,25 @@ export interface Restriction {
   readonly values?: ReadonlySet<string>
 }
 
-/** Reads a selector; the empty text is `all()`. */
+/** Reads a selector; the empty text is `all()`. Of one text there is one object, as long as it is remembered. */
 export function parseSelector(text: string): ParsedSelector {
-  return new Parser(text).parse()
+  return remembered(parsed, text, () => new Parser(text).parse())
+}
+
+/** In a cluster few selectors stand in many policies: read, printed and hashed once, they are remembered, so many. */
+const mostRemembered = 4096
+const longestRemembered = 512
+const parsed = new Map<string, ParsedSelector>()
+const conjunctions = new Map<string, Selector>()
+
+function remembered<V>(values: Map<string, V>, key: string, make: () => V): V {
+  const known = values.get(key)
+  if (known !== undefined) return known
+  const made = make()
+  if (key.length > longestRemembered) return made
+  if (values.size >= mostRemembered) values.clear()
+  values.set(key, made)
+  return made
 }
 
 export class Selector {
@@ -74,8 +90,14 @@ export class Selector {
 
   /** Matches what every one of these matches; without any, everything. */
   static every(selectors: readonly Selector[]): Selector {
-    const nodes = selectors.map(selector => selector.root).filter(node => node.op !== 'all')
-    return nodes.length === 1 ? new Selector(nodes[0]!) : new Selector(nodes.length ? { op: '&&', of: nodes } : all)
+    const parts = selectors.filter(({ root }) => root.op !== 'all')
+    if (parts.length === 1) return parts[0]!
+    const key = parts.map(({ text }) => text).join('\n')
+    return remembered(
+      conjunctions,
+      key,
+      () => new Selector(parts.length ? { op: '&&', of: parts.map(({ root }) => root) } : all),
+    )
   }
 
   /** Canonical text; equal selectors have equal text. */

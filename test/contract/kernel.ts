@@ -617,6 +617,18 @@ function tableCases(world: () => KernelWorld): void {
       await restore(family, 'filter', '-F kc-count', '-X kc-count')
     })
 
+    test(`tables: several asked for at once, each answers its own (IPv${family})`, async () => {
+      const tables = ['raw', 'filter', 'nat'] as const
+      for (const table of tables)
+        await restore(family, table, `:kc-${table} - [0:0]`, `-A kc-${table} -s ${net} -j RETURN`)
+      const found = await Promise.all(tables.map(table => rules(family, table, 'kc-')))
+      deepEqual(
+        found.map(lines => lines.filter(line => line.startsWith('-A'))),
+        tables.map(table => [`-A kc-${table} -s ${net} -j RETURN`]),
+      )
+      for (const table of tables) await restore(family, table, `-F kc-${table}`, `-X kc-${table}`)
+    })
+
     test(`tables: masquerade in nat (IPv${family})`, async () => {
       await restore(
         family,

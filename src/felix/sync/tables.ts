@@ -171,14 +171,34 @@ export class Table {
     return this.#foreign
   }
 
+  /** True when the next pass reads the table back. */
+  isLookDue(): boolean {
+    if (!this.#backoff.isDue(wholeTable)) return false
+    return !this.#known || (this.#checkAt !== undefined && this.#checkAt <= this.#deps.clock.now())
+  }
+
+  /** Reads the table back where that is due, or where others are read anyway. Throws nothing. */
+  async look(withOthers: boolean): Promise<void> {
+    if (!this.#backoff.isDue(wholeTable) || !(withOthers || this.isLookDue())) return
+    await this.#guarded(() => this.#read())
+  }
+
   /** Brings the kernel in step, as far as it lets us. Throws nothing: failures are remembered and retried. */
   async apply(): Promise<void> {
     if (!this.#backoff.isDue(wholeTable)) return
-    try {
-      if (this.#checkAt !== undefined && this.#checkAt <= this.#deps.clock.now()) this.#known = false
-      if (!this.#known) await this.#read()
+    await this.#guarded(async () => {
+      if (this.isLookDue()) await this.#read()
       await this.#write()
       this.#backoff.succeeded(wholeTable)
+    })
+    this.#backoff.keepOnly(item => item === wholeTable || this.#chains.pending().set.has(item))
+    this.#backoff.defer()
+    this.#meter.chains.set(this.#chains.actual.size, this.#meter.labels)
+  }
+
+  async #guarded(act: () => Promise<void>): Promise<void> {
+    try {
+      await act()
     } catch (error) {
       this.#known = false
       // A table that the kernel lacks is no failure while we want nothing in it.
@@ -188,9 +208,6 @@ export class Table {
           why: reasonOf(error),
         })
     }
-    this.#backoff.keepOnly(item => item === wholeTable || this.#chains.pending().set.has(item))
-    this.#backoff.defer()
-    this.#meter.chains.set(this.#chains.actual.size, this.#meter.labels)
   }
 
   #isUnneeded(): boolean {

@@ -34,7 +34,8 @@ import { attachPod, detachPod } from './pod.ts'
 import { changeRoutes, decodeRoute, readRoutes } from './routes.ts'
 import { changeSets, readSets } from './sets.ts'
 import { readSysctl, writeSysctl } from './sysctl.ts'
-import { chooseBackend, restoreTable, saveTable, type Backend, type Backends } from './tables.ts'
+import { TableReads } from './table-reads.ts'
+import { chooseBackend, restoreTable, type Backend, type Backends } from './tables.ts'
 
 export type { Backend, Backends } from './tables.ts'
 
@@ -79,6 +80,7 @@ export class LinuxKernel implements Kernel {
   #monitor: NetlinkMonitor | undefined
   #ruleMonitor: NetlinkMonitor | undefined
   #backends: Promise<Backends> | undefined
+  readonly #tableReads = new TableReads()
 
   constructor(options: KernelOptions) {
     this.#wish = options.tableBackend ?? 'auto'
@@ -147,7 +149,7 @@ export class LinuxKernel implements Kernel {
   }
 
   async saveTable(family: Family, table: string, options?: { readonly counters?: boolean }): Promise<string> {
-    return saveTable((await this.tableBackends()).chosen, family, table, options?.counters)
+    return this.#tableReads.save((await this.tableBackends()).chosen, family, table, options?.counters ?? false)
   }
 
   async restoreTable(family: Family, script: string): Promise<void> {

@@ -52,17 +52,6 @@ export async function chooseBackend(wish: Backend | 'auto'): Promise<Backends> {
     : answer('nft', '`iptables` stands for the nft tools')
 }
 
-export async function saveTable(backend: Backend, family: Family, table: string, counters = false): Promise<string> {
-  const text = await runTool(toolOf(backend, family, 'save'), [...(counters ? ['-c'] : []), '-t', table])
-  // Somebody wrote rules with `nft` that have no iptables form: what was printed is not the table.
-  if (/^# Table `.*' is incompatible/m.test(text))
-    throw new CodedError<KernelFailure>(
-      { code: 'refused' },
-      `IPv${family} table \`${table}\` holds rules that \`iptables\` cannot show; see \`nft list table ip${family === 6 ? '6' : ''} ${table}\``,
-    )
-  return text
-}
-
 export async function restoreTable(
   backend: Backend,
   family: Family,
@@ -97,7 +86,7 @@ function lockHolder(): string | undefined {
   }
 }
 
-function toolOf(backend: Backend, family: Family, what: 'save' | 'restore'): string {
+export function toolOf(backend: Backend, family: Family, what: 'save' | 'restore'): string {
   return `${family === 4 ? 'iptables' : 'ip6tables'}-${backend}-${what}`
 }
 
