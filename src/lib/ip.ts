@@ -24,15 +24,20 @@ export class Ip {
   readonly value: bigint
   #text: string | undefined
 
-  constructor(family: Family, value: bigint) {
+  /** `text`: its canonical form, where that is known. */
+  constructor(family: Family, value: bigint, text?: string) {
     this.family = family
     this.value = value
+    this.#text = text
   }
 
   /** Reads canonical or non-canonical text; undefined when it is no address. */
   static parse(text: string): Ip | undefined {
-    const value = text.includes(':') ? parseV6(text) : parseV4(text)
-    return value === undefined ? undefined : new Ip(text.includes(':') ? 6 : 4, value)
+    const isSix = text.includes(':')
+    const value = isSix ? parseV6(text) : parseV4(text)
+    if (value === undefined) return undefined
+    // What is read as IPv4 has one form only.
+    return isSix ? new Ip(6, value) : new Ip(4, value, text)
   }
 
   /** As `parse`, for text that is known to be an address; throws RangeError otherwise. */
@@ -142,9 +147,7 @@ export class Prefix {
     const bits = bitsOf[ip.family]
     if (!Number.isInteger(length) || length < 0 || length > bits)
       throw new RangeError(`/${length} does not fit IPv${ip.family}`)
-    const host = BigInt(bits - length)
-    const masked = (ip.value >> host) << host
-    this.ip = masked === ip.value ? ip : new Ip(ip.family, masked)
+    this.ip = length === bits ? ip : masked(ip, BigInt(bits - length))
     this.length = length
   }
 
@@ -218,6 +221,11 @@ export class Prefix {
   compare(other: Prefix): number {
     return this.ip.compare(other.ip) || this.length - other.length
   }
+}
+
+function masked(ip: Ip, hostBits: bigint): Ip {
+  const value = (ip.value >> hostBits) << hostBits
+  return value === ip.value ? ip : new Ip(ip.family, value)
 }
 
 /** Digit by digit: stores are full of addresses, and every node reads them all. */

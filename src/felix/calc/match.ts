@@ -178,8 +178,17 @@ export class SelectorIndex {
   }
 }
 
+/** Places that were found: many policies share a selector. */
+const filedAt = new WeakMap<Selector, readonly string[]>()
+
 /** Where to file a selector: the label that leaves the fewest values, else one that must be there, else anywhere. */
-function placesOf(selector: Selector): string[] {
+function placesOf(selector: Selector): readonly string[] {
+  const known = filedAt.get(selector) ?? findPlaces(selector)
+  filedAt.set(selector, known)
+  return known
+}
+
+function findPlaces(selector: Selector): string[] {
   let best: readonly string[] | undefined
   let present: string | undefined
   // In the order of names, so that equal choices fall the same way everywhere.

@@ -166,6 +166,8 @@ export class PolicyCalculator {
 
   /** A local endpoint with its own labels; its profiles are its parents. */
   endpoint(key: string, labels: ItemLabels | undefined, profiles: readonly string[] = []): void {
+    // Most endpoints of the cluster were never here.
+    if (!labels && !this.#endpoints.has(key)) return
     for (const profile of this.#endpoints.get(key)?.profiles ?? []) this.#useProfile(profile, -1)
     if (labels) this.#endpoints.set(key, { profiles })
     else this.#endpoints.delete(key)
@@ -188,7 +190,7 @@ export class PolicyCalculator {
     for (const key of this.#markedPolicies) {
       const active = this.#index.matches(key).size > 0 ? this.#policies.get(key)?.policy : undefined
       const before = this.#emittedPolicies.get(key)
-      if (active === before || JSON.stringify(active) === JSON.stringify(before)) continue
+      if (active === before || (active && before && JSON.stringify(active) === JSON.stringify(before))) continue
       put(this.#emittedPolicies, key, active)
       policies.set(key, active)
     }

@@ -129,6 +129,7 @@ function protocolWord(protocol: string | number | undefined): string | undefined
 }
 
 const withPorts: readonly string[] = ['tcp', 'udp', 'sctp']
+const everything = Selector.of('all()')
 
 class Reader {
   readonly #namespace: string
@@ -146,9 +147,9 @@ class Reader {
     const service = this.#service(entity, isDestination)
     const selector = this.#selector(entity)
     const not = this.#readable(selectorOf(entity.notSelector, 'notSelector'))
-    const named = selector ?? Selector.of('all()')
+    const named = selector ?? everything
     const ports = this.#ports(entity.ports, named)
-    const notPorts = this.#ports(entity.notPorts, Selector.of('all()'))
+    const notPorts = this.#ports(entity.notPorts, everything)
     return {
       nets: this.#nets(entity.nets),
       notNets: this.#nets(entity.notNets),

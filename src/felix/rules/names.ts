@@ -226,8 +226,8 @@ export function hashOf(line: string): string | undefined {
 }
 
 function ruleText(rule: Rule): string {
-  const comment = rule.comment === undefined ? '' : `-m comment --comment "${commentText(rule.comment)}"`
-  return [comment, rule.match, rule.action].filter(part => part !== '').join(' ')
+  const text = rule.match === '' ? rule.action : `${rule.match} ${rule.action}`
+  return rule.comment === undefined ? text : `-m comment --comment "${commentText(rule.comment)}" ${text}`
 }
 
 /** The kernel takes 255 octets; quotes, backslashes and line ends would end the script's word. */

@@ -163,6 +163,7 @@ function verdict(
 
 /** The side with the networks of this family only; undefined: it named networks, and none is left. */
 function ofFamily(side: SideMatch, family: Family): SideMatch | undefined {
+  if (side.nets.length === 0 && side.notNets.length === 0) return side
   const nets = side.nets.filter(net => net.family === family)
   const notNets = side.notNets.filter(net => net.family === family)
   if (side.nets.length > 0 && nets.length === 0) return undefined
@@ -240,10 +241,8 @@ function join(...parts: readonly string[]): string {
 
 /** The rule's annotations as comments on its first line. */
 function annotated({ annotations }: ReadRule, lines: readonly Rule[]): Rule[] {
-  const texts = Object.entries(annotations)
-    .map(([key, value]) => `${key}=${value}`)
-    .sort()
-  return texts.length > 0 ? titled(texts.join('; '), lines) : [...lines]
+  const texts = Object.entries(annotations).map(([key, value]) => `${key}=${value}`)
+  return texts.length > 0 ? titled(texts.sort().join('; '), lines) : [...lines]
 }
 
 function titled(title: string, lines: readonly Rule[]): Rule[] {
