@@ -91,7 +91,7 @@ async function host(size: ClusterSize, rounds: number, quietMs: number): Promise
       await bench.step('pod elsewhere added', [elsewhere(i, 'comes')])
       await bench.step('pod elsewhere removed', [elsewhere(i, 'goes')])
     }
-    await bench.quiet(quietMs)
+    if (quietMs > 0) await bench.quiet(quietMs)
     await bench.end()
     return bench.measured
   } finally {

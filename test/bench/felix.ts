@@ -1,6 +1,6 @@
 /**
- * Felix's policy on a real kernel, as ratios to the floor: `npm run bench -- felix [--rounds N] [--runs N] [--json FILE]
- * [--policies N --endpoints N --pods N]`.
+ * Felix's policy on a real kernel, as ratios to the floor: `npm run bench -- felix [--rounds 7] [--runs 3] [--quiet 30]
+ * [--policies N --endpoints N --pods N] [--json FILE] [--write]`. Needs root; takes four minutes.
  *
  * The floor of a change is what bare `iptables-restore --noflush` and `ipset restore` take for the very scripts that felix
  * wrote, in the same run, on a kernel in the same state (felix-host.ts). First sync, one pod added (until its packets
@@ -8,99 +8,88 @@
  *
  * Two clusters: the one asked for, and one of a tenth of it with as many pods on this host. The work of a local change
  * must be the same in both, counted in scripts and lines given to the kernel. Processor time is felix's own and its
- * tools', and for the floor the tools' alone. Each figure is a median.
+ * tools', and for the floor the tools' alone. Each figure is a median. `--quiet`: seconds for which felix is watched, once
+ * per cluster, while nothing happens; 0: not at all. `--write` puts the figures into docs/performance-felix.md.
  */
 
 import { spawn } from 'node:child_process'
 import { parseArgs } from 'node:util'
+import { inText } from './bgp/report.ts'
 import type { ClusterSize } from './felix-cluster.ts'
 import { steps, type Measurement, type StepName } from './felix-host.ts'
+import { judge, type Row, type SizeRows } from './felix-goals.ts'
+import { tableOf, writePage } from './felix-page.ts'
 import type { Measured } from './run.ts'
 
-interface Row {
-  readonly step: StepName
-  readonly felixMs: number
-  readonly floorMs: number
-  readonly ratio: number
-  readonly felixCpuMs: number
-  readonly ownCpuMs: number
-  readonly floorCpuMs: number
-  readonly cpuRatio: number
-  readonly passesMs: number | undefined
-  readonly writes: number
-  readonly lines: number
-  readonly smallWrites: number
-  readonly reads: number
+interface Effort {
+  readonly rounds: number
+  readonly runs: number
+  readonly quietSeconds: number
 }
 
-/** Elapsed time as a multiple of the floor's, at most. */
-const goals: Readonly<Partial<Record<StepName, number>>> = {
-  'first sync': 1.5,
-  'pod added': 2,
-  'label moves all in': 2,
-  'rule changed': 2,
-}
-/** What happens on this host or to one endpoint: its cost has nothing to do with the cluster. */
-const local: readonly StepName[] = [
-  'pod added',
-  'pod removed',
-  'rule changed',
-  'pod elsewhere added',
-  'pod elsewhere removed',
-]
+const fullSize = { policies: 5000, endpoints: 10_000, pods: 250 }
 
 export async function bench(args: readonly string[]): Promise<Measured> {
-  const number = (text: string): { type: 'string'; default: string } => ({ type: 'string', default: text })
+  const number = (value: number): { type: 'string'; default: string } => ({ type: 'string', default: `${value}` })
   const { values } = parseArgs({
     args: [...args],
     options: {
-      policies: number('5000'),
-      endpoints: number('10000'),
-      pods: number('250'),
-      rounds: number('7'),
-      runs: number('3'),
-      // Seconds: long enough for the looks that follow a write.
-      quiet: number('30'),
+      policies: number(fullSize.policies),
+      endpoints: number(fullSize.endpoints),
+      pods: number(fullSize.pods),
+      rounds: number(7),
+      runs: number(3),
+      // Long enough for the looks that follow a write.
+      quiet: number(30),
+      write: { type: 'boolean', default: false },
     },
   })
-  const size = {
+  const size: ClusterSize = {
     policies: Number(values.policies),
     endpoints: Number(values.endpoints),
     pods: Number(values.pods),
   }
+  if (values.write && JSON.stringify(size) !== JSON.stringify(fullSize)) throw new Error('--write takes the full size')
   const tenth = { ...size, policies: Math.round(size.policies / 10), endpoints: Math.round(size.endpoints / 10) }
-  const [rounds, runs] = [Number(values.rounds), Number(values.runs)]
-  const small = await measure(tenth, rounds, runs)
-  const full = await measure(size, rounds, runs)
-  return { figures: { small: { size: tenth, rows: small }, full: { size, rows: full } }, missed: judge(small, full) }
+  const effort = { rounds: Number(values.rounds), runs: Number(values.runs), quietSeconds: Number(values.quiet) }
+  const began = performance.now()
+  const small = await measure(tenth, effort)
+  const full = await measure(size, effort)
+  const seconds = (performance.now() - began) / 1000
+  const missed = judge(small.rows, full.rows)
+  console.log(`\n${effort.runs} runs of ${effort.rounds} rounds each in ${Math.round(seconds)} s`)
+  const command = ['npm run bench -- felix', ...args].join(' ')
+  if (values.write) writePage({ command, seconds, ...effort, sizes: [small, full], missed })
+  return { figures: { small, full }, missed }
 }
 
-async function measure(size: ClusterSize, rounds: number, runs: number): Promise<readonly Row[]> {
+async function measure(size: ClusterSize, { rounds, runs, quietSeconds }: Effort): Promise<SizeRows> {
   const measured: Measurement[] = []
-  for (let run = 0; run < runs; run++) measured.push(...(await hostRun(size, rounds)))
-  const rows = steps.map(step =>
-    summary(
-      step,
-      measured.filter(one => one.step === step),
-    ),
-  )
-  const { policies, endpoints, pods } = size
-  print(
-    `${policies} policies, ${endpoints} endpoints elsewhere, ${pods} pods here; ${runs} runs of ${rounds} rounds`,
-    rows,
-  )
-  return rows
+  for (let run = 1; run <= runs; run++) measured.push(...(await hostRun(size, rounds, run === runs ? quietSeconds : 0)))
+  const rows = steps.flatMap(step => {
+    const some = measured.filter(one => one.step === step)
+    return some.length > 0 ? [summary(step, some)] : []
+  })
+  console.log(inText(tableOf({ size, rows })))
+  return { size, rows }
 }
 
 /** In a process and a network namespace of its own, which ends with it. */
-function hostRun({ policies, endpoints, pods }: ClusterSize, rounds: number): Promise<readonly Measurement[]> {
+function hostRun(
+  { policies, endpoints, pods }: ClusterSize,
+  rounds: number,
+  quiet: number,
+): Promise<readonly Measurement[]> {
   const script = new URL('./felix-host.ts', import.meta.url).pathname
-  const flags = [`--policies=${policies}`, `--endpoints=${endpoints}`, `--pods=${pods}`, `--rounds=${rounds}`]
+  const flags = Object.entries({ policies, endpoints, pods, rounds, quiet }).map(
+    ([name, value]) => `--${name}=${value}`,
+  )
   const child = spawn('unshare', ['--net', process.execPath, ...process.execArgv, script, ...flags], {
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
   })
   return new Promise((resolve, reject) => {
     child.once('message', message => resolve(message as readonly Measurement[]))
+    child.once('error', reject)
     child.once('exit', code => reject(new Error(`the host of the bench ended with ${code}`)))
   })
 }
@@ -112,11 +101,10 @@ function summary(step: StepName, measured: readonly Measurement[]): Row {
     step,
     felixMs: middle(({ felix }) => felix.wallMs),
     floorMs: middle(({ floor }) => floor.wallMs),
-    ratio: middle(({ felix, floor, passesMs }) => (passesMs ?? felix.wallMs) / floor.wallMs),
     felixCpuMs: middle(({ felix }) => felix.cpuMs),
     ownCpuMs: middle(one => one.ownCpuMs),
     floorCpuMs: middle(({ floor }) => floor.cpuMs),
-    cpuRatio: middle(({ felix, floor }) => felix.cpuMs / floor.cpuMs),
+    ratio: middle(({ felix, floor }) => felix.cpuMs / floor.cpuMs),
     passesMs: passes.length > 0 ? median(passes) : undefined,
     writes: middle(({ writes }) => writes),
     lines: middle(({ lines }) => lines),
@@ -129,57 +117,4 @@ function median(values: readonly number[]): number {
   const sorted = values.toSorted((a, b) => a - b)
   const middle = sorted.length >> 1
   return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2
-}
-
-function judge(small: readonly Row[], full: readonly Row[]): string[] {
-  const missed: string[] = []
-  for (const { step, ratio } of full) {
-    const goal = goals[step]
-    if (goal !== undefined && ratio > goal) missed.push(`${step}: ${ratio.toFixed(2)} times the floor, goal ${goal}`)
-  }
-  for (const step of local) {
-    const [a, b] = [small, full].map(rows => rows.find(row => row.step === step)!)
-    for (const count of ['writes', 'lines', 'smallWrites'] as const)
-      if (b![count] > a![count])
-        missed.push(`${step}: ${b![count]} ${count} in the full cluster, ${a![count]} in a tenth of it`)
-  }
-  return missed
-}
-
-function print(title: string, rows: readonly Row[]): void {
-  const heads = [
-    '',
-    'felix ms',
-    'passes ms',
-    'floor ms',
-    'ratio',
-    'cpu ms',
-    'own',
-    'floor',
-    'ratio',
-    'scripts',
-    'lines',
-    'other',
-    'reads',
-  ]
-  const lines = rows.map(row => {
-    const isMeasured = row.writes > 0
-    const ratio = (value: number): string => (isMeasured ? value.toFixed(2) : '-')
-    return [
-      row.step,
-      row.step === 'half a minute later' ? '-' : row.felixMs.toFixed(1),
-      row.passesMs?.toFixed(1) ?? '-',
-      isMeasured ? row.floorMs.toFixed(1) : '-',
-      ratio(row.ratio),
-      row.felixCpuMs.toFixed(1),
-      row.ownCpuMs.toFixed(1),
-      isMeasured ? row.floorCpuMs.toFixed(1) : '-',
-      ratio(row.cpuRatio),
-      ...[row.writes, row.lines, row.smallWrites, row.reads].map(String),
-    ]
-  })
-  const widths = heads.map((head, i) => Math.max(head.length, ...lines.map(line => line[i]!.length)))
-  const cell = (text: string, i: number): string => (i === 0 ? text.padEnd(widths[i]!) : text.padStart(widths[i]!))
-  console.log(`\n${title}`)
-  for (const line of [heads, ...lines]) console.log(line.map(cell).join('  '))
 }
