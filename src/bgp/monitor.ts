@@ -2,7 +2,7 @@
  * Monitors: a BMP station that is told what every peer announces, and MRT dumps of the table.
  *
  * The station is a TCP connection of ours to a collector. It is told Adj-RIB-In before policy, with the octets that the
- * peer sent. What it costs is bounded: nothing is kept for a collector that does not read. As long as the connection is
+ * peer sent, and where it is asked for what is chosen from that, as a peer of its own kind (RFC 9069). What it costs is bounded: nothing is kept for a collector that does not read. As long as the connection is
  * full, a peer about which something was to be said is only marked as behind; when there is room again, all peers that
  * are behind are told anew, from one walk over the table: Peer Down if Peer Up was told, Peer Up, all routes, End-of-RIB.
  * The first synchronisation is the same walk with all peers behind. Updates that come during a walk are passed on at
@@ -20,6 +20,7 @@ import type { Family, Ip } from '../lib/ip.ts'
 import type { Clock, Conn, Endpoint, Log, Random, Timer, Transport } from '../lib/ports.ts'
 import {
   type BmpPeer,
+  type BmpView,
   type BmpStatistics,
   initiation,
   peerDown,
@@ -54,6 +55,8 @@ export interface MonitoredSession extends MonitoredPeer {
   /** Whole messages, with their headers. */
   readonly sentOpen: Uint8Array
   readonly receivedOpen: Uint8Array
+  /** Default: what the peer announced, before policy. */
+  readonly view?: BmpView
 }
 
 export interface BmpOptions {
@@ -72,7 +75,8 @@ export interface BmpDeps {
   readonly log: Log
   /** A walk over what the peers of one family announced. */
   readonly walk: (family: Family) => RouteCursor
-  readonly statistics?: (slot: number) => BmpStatistics
+  /** Undefined: none are kept of it. */
+  readonly statistics?: (slot: number) => BmpStatistics | undefined
 }
 
 interface Watched {
@@ -276,11 +280,13 @@ export class BmpStation {
     else this.#synchronise()
   }
 
-  #reportEach(ms: number, read: (slot: number) => BmpStatistics): void {
+  #reportEach(ms: number, read: NonNullable<BmpDeps['statistics']>): void {
     this.#statistics = this.#deps.clock.after(ms, () => {
       const at = this.#deps.clock.wall()
-      for (const { session, told } of this.#watched.values())
-        if (told && !this.#full) this.#send([statistics(header(session), at, read(session.slot))])
+      for (const { session, told } of this.#watched.values()) {
+        const counters = told && !this.#full ? read(session.slot) : undefined
+        if (counters) this.#send([statistics(header(session), at, counters)])
+      }
       this.#reportEach(ms, read)
     })
   }
@@ -295,7 +301,8 @@ export class BmpStation {
     const at = this.#deps.clock.wall()
     for (const watched of behind) {
       const peer = header(watched.session)
-      if (watched.told) this.#send([peerDown(peer, at, { kind: 'deconfigured' })])
+      if (watched.told)
+        this.#send([peerDown(peer, at, { kind: peer.view === 'local' ? 'table-closed' : 'deconfigured' })])
       this.#send([peerUp(peer, at, watched.session)])
       Object.assign(watched, { told: true, behind: false, walked: true })
     }
@@ -339,8 +346,8 @@ export class BmpStation {
   }
 }
 
-function header({ address, remoteAs, identifier }: MonitoredSession): BmpPeer {
-  return { address, remoteAs, identifier, view: 'in-pre' }
+function header({ address, remoteAs, identifier, view = 'in-pre' }: MonitoredSession): BmpPeer {
+  return { address, remoteAs, identifier, view }
 }
 
 /** Routes of one slice, gathered by peer and attributes so that they share messages. */

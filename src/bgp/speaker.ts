@@ -317,6 +317,7 @@ export class Speaker {
     this.#listening.configure(desired.listen, md5Keys(desired.peers))
     if (!sameValue(actual?.originate, desired.originate)) this.#rib.originate(desired.originate)
     this.#stations?.configure(desired.stations ?? [])
+    if (identityChanged) this.#stations?.renamed()
     this.#recovery.configured([...this.#peers.values()])
     this.#handover.look()
     this.#workSoon()

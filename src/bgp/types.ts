@@ -178,6 +178,8 @@ export interface StationConfig {
   readonly description: string
   /** 0: none are sent. */
   readonly statisticsSeconds: number
+  /** What is chosen is told beside what peers announce (RFC 9069). */
+  readonly locRib?: boolean
 }
 
 /** An address of ours and the length of its subnet; `link`: the interface it is on, for policies that ask for it. */

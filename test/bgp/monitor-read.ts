@@ -102,8 +102,10 @@ function readMessage(type: number, body: Octets, isAddPath: (address: string) =>
       const peer = readPeer(body)
       const reason = body.number(1)
       const rest = body.take(body.left)
-      if (reason < 1 || reason > 5) throw new Error(`reason ${reason}`)
-      if (reason === 1 || reason === 3) readPdu(new Octets(rest), 3)
+      // RFC 9069 §4.3: of the local table, with its name.
+      if (reason < 1 || reason > 6 || (peer.kind === 'local') !== (reason === 6)) throw new Error(`reason ${reason}`)
+      if (reason === 6) readTlvs(new Octets(rest))
+      else if (reason === 1 || reason === 3) readPdu(new Octets(rest), 3)
       else if (rest.length !== (reason === 2 ? 2 : 0)) throw new Error(`${rest.length} octets with reason ${reason}`)
       return { type: 'peer-down', peer, reason, rest: hex(rest) }
     }

@@ -4,11 +4,12 @@ import { deepEqual, equal, ok } from 'node:assert/strict'
 import { describe, test } from 'vitest'
 import { Rib } from '../../src/bgp/rib/table.ts'
 import { ribCursor } from '../../src/bgp/monitor/cursor.ts'
+import { routes } from '../../src/bgp/rib/views.ts'
 import type { PeerConfig, StationConfig } from '../../src/bgp/types.ts'
 import { encodeMessage, encodeNotification, encodeRefresh } from '../../src/bgp/wire/message.ts'
 import { cease, code, notification } from '../../src/bgp/wire/notification.ts'
 import { endOfRib } from '../../src/bgp/wire/update.ts'
-import { Ip } from '../../src/lib/ip.ts'
+import { Ip, Prefix } from '../../src/lib/ip.ts'
 import type { Conn } from '../../src/lib/ports.ts'
 import { hex } from './hex.ts'
 import { Hostile } from './hostile.ts'
@@ -266,6 +267,102 @@ describe('a speaker and its BMP stations (RFC 7854)', () => {
     world.listen(3)
     world.stayFor(120_000)
     world.agrees(3)
+  })
+
+  describe('what is chosen (RFC 9069)', () => {
+    const table = '0.0.0.0'
+    /** Best routes with the next hops that they have after import policy; ours have none. */
+    const chosen = (world: World): Record<string, string> => {
+      const { rib } = world.target
+      if (!(rib instanceof Rib)) throw new Error('no RIB')
+      const out: Record<string, string> = {}
+      for (const family of [4, 6] as const)
+        for (const path of routes(rib, family, true))
+          if (path.state === 'best')
+            out[path.prefix.key] = path.attributes.nextHop?.key ?? (family === 4 ? '0.0.0.0' : '::')
+      return out
+    }
+    const world = (): World => {
+      const made = new World({ importPolicy: { rules: [refuseNine], otherwise: 'accept' } }, [])
+      made.listen(1)
+      made.target.configure({ ...made.targetConfig, stations: [{ ...station(1), locRib: true }] })
+      made.clock.pass(2000)
+      return made
+    }
+    const refuseNine = {
+      name: 'nine',
+      match: { prefixes: [{ prefix: Prefix.of(four(9)) }] },
+      action: 'reject',
+    } as const
+    const agrees = (one: World): void => {
+      one.clock.pass(1000)
+      deepEqual(believed(one.told())[table], chosen(one))
+    }
+
+    test('is told as a peer of its own kind: from one walk at first, then as it changes (RFC 9069 §4.2, §5)', () => {
+      const one = world()
+      agrees(one)
+      deepEqual(believed(one.told())[table], { '10.48.1.0/26': '0.0.0.0', '10.48.2.0/26': '10.0.0.2' })
+      ok(one.connect())
+      one.update(announce(from(), [four(1), four(2), four(9)]))
+      one.update(announce(from(), [six(1)]))
+      agrees(one)
+      // Refused by policy: announced, and not chosen.
+      equal(believed(one.told())[hostile]![four(9)], '10.0.0.66')
+      equal(believed(one.told())[table]![four(9)], undefined)
+      one.update(announce(from('10.0.0.77'), [four(1)]))
+      one.update(withdraw([four(2)]))
+      agrees(one)
+      equal(believed(one.told())[table]![four(1)], '10.0.0.77')
+      one.conn!.destroy()
+      agrees(one)
+      deepEqual(Object.keys(believed(one.told())[table]!), ['10.48.1.0/26', '10.48.2.0/26'])
+      const up = one.told().find(said => said.type === 'peer-up' && said.peer.kind === 'local')
+      ok(up?.type === 'peer-up')
+      deepEqual(
+        [up.peer.as, up.peer.identifier, up.local, up.ports, up.tlvs, up.opens[0] === up.opens[1]],
+        [64512, 0x0a000001, '0.0.0.0', [0, 0], { 3: 'global' }, true],
+      )
+      const ends = one
+        .told()
+        .filter(said => said.type === 'routes' && said.peer.kind === 'local' && said.update.endOfRib)
+      equal(ends.length, 2)
+    })
+
+    test('a collector that does not read is told everything anew, and nothing is kept for it', () => {
+      const one = world()
+      ok(one.connect())
+      one.conns.get(1)!.pause()
+      for (let n = 0; n < 40; n++)
+        for (let wave = 0; wave < 6; wave++)
+          one.update(announce(from(wave & 1 ? '10.0.0.77' : '10.0.0.66'), manyPrefixes(n)))
+      one.conns.get(1)!.resume()
+      one.clock.pass(5000)
+      agrees(one)
+      ok(one.told().some(said => said.type === 'peer-down' && said.peer.kind === 'local'), 'it never was full')
+    })
+    const manyPrefixes = (n: number): string[] =>
+      Array.from({ length: 900 }, (_, i) => `10.${n}.${i >> 2}.${(i & 3) << 6}/26`)
+
+    test('another identity is another table; its end is told with a name (RFC 9069 §4.3)', () => {
+      const one = world()
+      const config = { ...one.targetConfig, stations: [{ ...station(1), locRib: true }], routerId: Ip.of('10.0.0.99') }
+      one.target.configure(config)
+      one.clock.pass(20_000)
+      agrees(one)
+      const said = one.told().filter(two => 'peer' in two && two.peer.kind === 'local' && two.type.startsWith('peer'))
+      deepEqual(
+        said.map(two => ('peer' in two ? [two.type, two.peer.identifier & 255] : [])),
+        [
+          ['peer-up', 1],
+          ['peer-down', 1],
+          ['peer-up', 99],
+        ],
+      )
+      one.target.stop({ graceful: false })
+      one.clock.pass(1000)
+      deepEqual(believed(one.told()), {})
+    })
   })
 
   test('statistics of each session, by family (RFC 7854 §4.8)', () => {

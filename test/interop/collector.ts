@@ -124,7 +124,7 @@ export async function bmp(stage: Stage): Promise<string> {
   await collector.start()
   // A session for each family; a router without a table of its own announces everything on every one, so it has one.
   const single = !stage.router.forwards
-  const station = { address: link.theirs[4], port, name: 'manx-under-test', statisticsSeconds: 1 }
+  const station = { address: link.theirs[4], port, name: 'manx-under-test', statisticsSeconds: 1, locRib: true }
   const six: PeerSettings = { ...peerDefaults, address: link.theirs[6], as: theirAs, source: link.ours[6] }
   const how: Meeting = {
     families: single ? [4, 6] : [4],
@@ -134,9 +134,12 @@ export async function bmp(stage: Stage): Promise<string> {
   }
   const us = await stage.meet(how)
   await exchanged(stage, us, how)
-  const all = single
+  // What is chosen is a peer of its own, without an address (RFC 9069).
+  const chosen = '0.0.0.0'
+  const peers = single
     ? { [link.theirs[4]]: [theirPrefix[4], theirPrefix[6]] }
     : { [link.theirs[4]]: [theirPrefix[4]], [link.theirs[6]]: [theirPrefix[6]] }
+  const all = { [chosen]: [theirPrefix[4], theirPrefix[6]], ...peers }
   await collector.has(all)
   same('who we are', collector.said.find(one => one.bmp_msg_type === 'init')?.bmp_init_info_sysname, 'manx-under-test')
   for (const family of [4, 6] as const) {
@@ -151,13 +154,15 @@ export async function bmp(stage: Stage): Promise<string> {
   await collector.start()
   await collector.has(all)
   await stage.router.kill()
-  await collector.has({})
+  // Routes may outlive their session (RFC 4724): what is still used is still told.
+  await until('we miss the router', () => !us.up, 15_000)
+  await collector.has({ [chosen]: [theirPrefix[4], theirPrefix[6]].filter(prefix => us.fib.has(prefix)) })
   const complaints = stage.lab
     .lastLines(200)
     .split(' | ')
     .filter(line => /(WARN|ERROR) \(/.test(line))
   check(complaints.length === 0, `pmbmpd says: ${complaints.slice(0, 3).join('; ')}`)
-  return `pmacct's pmbmpd followed both families, statistics, its own restart, and the end of the sessions`
+  return `pmacct's pmbmpd followed both families, what is chosen, statistics, its own restart, and the end of the sessions`
 }
 
 function equal(a: unknown, b: unknown): boolean {

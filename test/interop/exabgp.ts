@@ -127,7 +127,7 @@ class ExaBgp implements Router {
       for (const list of Object.values(update?.withdraw ?? {}))
         for (const one of list) if (one.nlri === prefix) paths.delete(one['path-information'] ?? '')
       for (const byHop of Object.values(update?.announce ?? {}))
-        for (const [hop, list] of Object.entries(byHop))
+        for (const [hop, list] of nextHops(byHop))
           for (const one of list)
             if (one.nlri === prefix) paths.set(one['path-information'] ?? '', pathOf(hop, update?.attribute ?? {}))
     }
@@ -210,6 +210,11 @@ ${wish.routes.map((route, i) => `    route ${route.prefix} next-hop ${hopOf(rout
 ${wish.neighbors.map(session).join('\n')}
 `
   }
+}
+
+/** Both addresses of one IPv6 next hop (RFC 2545 §3) stand there with the same routes: the global one counts, told last. */
+function nextHops<T>(byHop: Readonly<Record<string, T>>): [string, T][] {
+  return Object.entries(byHop).toSorted(([a], [b]) => Number(b.startsWith('fe80:')) - Number(a.startsWith('fe80:')))
 }
 
 function hopOf(route: RouteWish): string {

@@ -69,7 +69,20 @@ export async function collision(stage: Stage): Promise<string> {
 }
 
 export async function ipv6(stage: Stage): Promise<void> {
-  await plain(stage, { over: 6 })
+  const how: Meeting = { over: 6 }
+  const us = await plain(stage, how)
+  await stage.stop(us, false)
+  await stage.router.kill()
+  // On a link that is known to be shared, our link-local address goes along (RFC 2545 §3): two addresses, 32 octets.
+  const { addresses: _, ...found } = settings('ours', peerOf(how), { originate: ourRoutes(how) })
+  await stage.router.start(wishOf(how))
+  const host = stage.us(found)
+  await exchanged(stage, host, how)
+  const reach = Buffer.from([0x00, 0x02, 0x01, 0x20])
+  check(
+    host.tap.sentUpdates.some(message => Buffer.from(message).includes(reach)),
+    'no next hop with a link-local address',
+  )
 }
 
 export async function mp(stage: Stage): Promise<void> {

@@ -19,8 +19,9 @@ export class Tap implements Transport {
   readonly capabilities = new Map<string, readonly number[]>()
   longestReceived = 0
   longestSent = 0
-  /** UPDATE messages as they came, header included. */
+  /** UPDATE messages as they came, and as they went, header included. */
   readonly updates: Uint8Array[] = []
+  readonly sentUpdates: Uint8Array[] = []
   /** OPENs received on connections that we dialled, and that we accepted. */
   readonly opens = { dialled: 0, accepted: 0 }
 
@@ -108,6 +109,7 @@ class TappedConn implements Conn {
     this.#gate = gate
     this.#sent = new Frames((type, message) => {
       tap.longestSent = Math.max(tap.longestSent, message.length)
+      if (type === typeUpdate) tap.sentUpdates.push(message)
       if (type === typeNotification) tap.refused.add(kind)
     })
   }

@@ -42,6 +42,7 @@ interface StationRead {
   readonly source: Ip
   readonly name: string
   readonly statisticsSeconds: number
+  readonly locRib: boolean
 }
 
 const stationFields = read.record<StationRead>({
@@ -50,6 +51,7 @@ const stationFields = read.record<StationRead>({
   source: read.ip,
   name: read.words,
   statisticsSeconds: read.integer(0, 86_400),
+  locRib: read.yesNo,
 })
 
 const station: read.Read<Partial<StationRead>> = (value, at, problems) => {
@@ -76,12 +78,13 @@ export const stations: read.Read<readonly Partial<StationRead>[]> = (value, at, 
 }
 
 export function planStations(found: readonly Partial<StationRead>[], routerId: Ip): StationConfig[] {
-  return found.map(({ address, port, source, name, statisticsSeconds }) => ({
+  return found.map(({ address, port, source, name, statisticsSeconds, locRib }) => ({
     station: { ip: address!, port: port! },
     ...(source && { source }),
     name: name ?? routerId.key,
     description: `manx ${version}`,
     statisticsSeconds: statisticsSeconds ?? 60,
+    ...(locRib && { locRib }),
   }))
 }
 

@@ -51,6 +51,8 @@ export interface BmpSettings {
   readonly name?: string
   /** Between two reports of counters; default 60, 0: none. */
   readonly statisticsSeconds?: number
+  /** It also hears which routes are chosen (Loc-RIB, RFC 9069); default false. */
+  readonly locRib?: boolean
 }
 
 /** What a file may say beyond that. */

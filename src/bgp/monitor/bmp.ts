@@ -34,6 +34,8 @@ export type PeerDownReason =
   | { readonly kind: 'remote-closed' }
   /** The session goes on; the station hears no more of it. */
   | { readonly kind: 'deconfigured' }
+  /** Of the local table (RFC 9069 §4.3). */
+  | { readonly kind: 'table-closed' }
 
 /** RFC 7854 §4.8, RFC 8671 §6.2, and those of them that we count. Absent: not counted. */
 export interface BmpStatistics {
@@ -121,6 +123,9 @@ export function peerDown(peer: BmpPeer, at: WallMs, reason: PeerDownReason): Uin
       return end(out.u8(4))
     case 'deconfigured':
       return end(out.u8(5))
+    case 'table-closed':
+      putText(out.u8(6), tlv.tableName, 'global')
+      return end(out)
   }
 }
 

@@ -9,12 +9,15 @@
  * A station is told what the table holds (Adj-RIB-In before policy), not what the peer meant: an UPDATE is passed on as it
  * came only where the RIB took it as it came. Where parts of it were refused (RFC 7606, a limit on prefixes), its prefixes
  * are looked up and told as they are now. What a refresh of the peer's swept away is told by telling the peer anew.
- * RFC 7854 §4.8, §4.9, §5.
+ *
+ * A station that asks for it also hears what is chosen, as a peer of a kind of its own (RFC 9069): changes of best routes
+ * are gathered by prefix and told in the next turn; more of them than a bound, and the table is told anew.
+ * RFC 7854 §4.8, §4.9, §5; RFC 9069 §4, §5.
  */
 
 import type { Family } from '../../lib/ip.ts'
 import { Ip, Prefix } from '../../lib/ip.ts'
-import type { Clock, Endpoint, Log, Random, Transport } from '../../lib/ports.ts'
+import type { Clock, Endpoint, Log, Random, Timer, Transport } from '../../lib/ports.ts'
 import { BmpStation, type MonitoredSession } from '../monitor.ts'
 import type { Rib } from '../rib/table.ts'
 import type { Connection } from '../session/connection.ts'
@@ -23,9 +26,10 @@ import { sameValue } from '../session/peer-config.ts'
 import type { Peer } from '../session/peer.ts'
 import type { Receipt, StationConfig } from '../types.ts'
 import { encodeNotification } from '../wire/message.ts'
+import { encodeOpen, noCapabilities } from '../wire/open.ts'
 import { UpdateReader } from '../wire/update.ts'
 import type { BmpStatistics, PeerDownReason } from './bmp.ts'
-import { pathOf, ribCursor } from './cursor.ts'
+import { locRibSlot, pathOf, ribCursor } from './cursor.ts'
 import type { Nlri } from './route.ts'
 
 export interface StationsDeps {
@@ -48,6 +52,11 @@ export interface StationView {
   readonly why?: string
 }
 
+/** Best routes that wait to be told; beyond, the whole table is. */
+const mostChanged = 65_536
+
+const families: readonly Family[] = [4, 6]
+
 interface Kept {
   readonly config: StationConfig
   readonly station: BmpStation
@@ -60,6 +69,9 @@ export class Stations {
   readonly #reader = new UpdateReader()
   /** Announcements refused so far, by slot: one more, and the UPDATE was not taken whole. */
   readonly #blocked = new Map<number, number>()
+  /** Whose best route may be another since it was told, by key. */
+  readonly #changed = new Map<string, Prefix>()
+  #telling: Timer | undefined
 
   constructor(deps: StationsDeps) {
     this.#deps = deps
@@ -78,13 +90,21 @@ export class Stations {
       this.#stations.delete(key)
     }
     for (const [key, config] of wanted) if (!this.#stations.has(key)) this.#stations.set(key, this.#begin(config))
+    this.#watchBest()
+  }
+
+  /** We are another router now: what was chosen is told anew, under the other name. */
+  renamed(): void {
+    for (const station of this.#ofLocRib()) this.#openLocRib(station)
   }
 
   /** Says so to every collector. */
   stop(): void {
+    for (const station of this.#ofLocRib()) station.peerDown(locRibSlot, { kind: 'table-closed' })
     for (const { station } of this.#stations.values()) station.stop()
     this.#stations.clear()
     this.#sessions.clear()
+    this.#watchBest()
   }
 
   views(): StationView[] {
@@ -121,7 +141,7 @@ export class Stations {
 
   #begin(config: StationConfig): Kept {
     const { clock, transport, random, log, rib } = this.#deps
-    const { statisticsSeconds, ...options } = config
+    const { statisticsSeconds, locRib = false, ...options } = config
     const station = new BmpStation(
       { ...options, statisticsMs: statisticsSeconds * 1000 },
       {
@@ -129,17 +149,19 @@ export class Stations {
         transport,
         random,
         log,
-        walk: family => ribCursor(rib, family, { stale: false }),
+        walk: family => ribCursor(rib, family, { stale: false, best: locRib }),
         statistics: slot => this.#statistics(slot),
       },
     )
     for (const session of this.#sessions.values()) station.peerUp(session)
+    if (locRib) this.#openLocRib(station)
     station.start()
     return { config, station }
   }
 
-  #statistics(slot: number): BmpStatistics {
+  #statistics(slot: number): BmpStatistics | undefined {
     const { rib, peerAt } = this.#deps
+    if (slot === locRibSlot) return undefined
     const session = this.#sessions.get(slot)
     const record = peerAt(slot)?.record
     const counts = (session?.families ?? []).map(family => [family, rib.counts(slot, family)] as const)
@@ -149,6 +171,76 @@ export class Stations {
       routesOut: counts.reduce((sum, [, { advertised }]) => sum + advertised, 0),
       routesOutByFamily: counts.map(([family, { advertised }]) => [family, advertised]),
       ...(record && { updatesAsWithdraw: record.withdrawn }),
+    }
+  }
+
+  // ------------------------------------------------------------------------------------------------- what is chosen
+
+  *#ofLocRib(): Iterable<BmpStation> {
+    for (const { config, station } of this.#stations.values()) if (config.locRib) yield station
+  }
+
+  /** RFC 9069 §4.2, §5.1: no address, our own AS and identifier, and OPENs that say which families there are. */
+  #openLocRib(station: BmpStation): void {
+    const { routerId, localAs } = this.#deps.rib.identity
+    const open = encodeOpen({
+      version: 4,
+      as2: localAs > 65535 ? 23456 : localAs,
+      holdSeconds: 0,
+      identifier: routerId,
+      capabilities: { ...noCapabilities, families, as4: localAs },
+    })
+    const nowhere = { ip: new Ip(4, 0n), port: 0 }
+    station.peerDown(locRibSlot, { kind: 'table-closed' })
+    station.peerUp({
+      slot: locRibSlot,
+      view: 'local',
+      address: nowhere.ip,
+      remoteAs: localAs,
+      identifier: routerId,
+      families,
+      as4: true,
+      local: nowhere,
+      remotePort: 0,
+      sentOpen: open,
+      receivedOpen: open,
+    })
+  }
+
+  #watchBest(): void {
+    const isWanted = [...this.#ofLocRib()].length > 0
+    for (const family of families) {
+      const table = this.#deps.rib.tables[family]
+      table.onBest = isWanted ? net => this.#bestChanged(table.nets.prefixOf(net)) : undefined
+    }
+    if (isWanted) return
+    this.#telling?.cancel()
+    this.#telling = undefined
+    this.#changed.clear()
+  }
+
+  #bestChanged(prefix: Prefix): void {
+    if (this.#changed.size >= mostChanged) {
+      this.#changed.clear()
+      for (const station of this.#ofLocRib()) station.behind(locRibSlot)
+    }
+    this.#changed.set(prefix.key, prefix)
+    this.#telling ??= this.#deps.clock.after(0, () => this.#tellBest())
+  }
+
+  #tellBest(): void {
+    this.#telling = undefined
+    const { rib } = this.#deps
+    const changed = [...this.#changed.values()]
+    this.#changed.clear()
+    for (const family of families) {
+      const list = changed.filter(prefix => prefix.family === family)
+      const cursor = ribCursor(rib, family)
+      const gone = list.filter(prefix => !cursor.best(prefix, () => undefined)).map(prefix => ({ prefix }))
+      for (const station of this.#ofLocRib())
+        station.tell(locRibSlot, gone, show => {
+          for (const prefix of list) cursor.best(prefix, show)
+        })
     }
   }
 

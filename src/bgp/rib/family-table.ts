@@ -47,6 +47,8 @@ export class FamilyTable implements Candidates, Outgoing {
   #allPaths = 0
   deferred = false
   options: DecisionOptions = {}
+  /** Hears of every net whose best path is another, or has changed, or is gone. */
+  onBest: ((net: number) => void) | undefined
   readonly dirty = new IntQueue()
   readonly #untold = new IntQueue()
   readonly #on: TableEvents
@@ -201,6 +203,7 @@ export class FamilyTable implements Candidates, Outgoing {
       if (isChanged) {
         changed[some++] = net
         this.#tell(net)
+        this.onBest?.(net)
       } else if (nets.first[net]! < 0) this.released(net)
       // What is used beside the best path may be different: found out when the owner asks.
       else if (this.paths.next[nets.first[net]!]! >= 0 || flags & netFlag.told) this.#tell(net)
