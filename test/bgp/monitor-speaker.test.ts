@@ -339,7 +339,10 @@ describe('a speaker and its BMP stations (RFC 7854)', () => {
       one.conns.get(1)!.resume()
       one.clock.pass(5000)
       agrees(one)
-      ok(one.told().some(said => said.type === 'peer-down' && said.peer.kind === 'local'), 'it never was full')
+      ok(
+        one.told().some(said => said.type === 'peer-down' && said.peer.kind === 'local'),
+        'it never was full',
+      )
     })
     const manyPrefixes = (n: number): string[] =>
       Array.from({ length: 900 }, (_, i) => `10.${n}.${i >> 2}.${(i & 3) << 6}/26`)
