@@ -56,7 +56,7 @@ const titles: Readonly<Record<string, string>> = {
   8538: 'Graceful restart after NOTIFICATION',
   8654: 'Extended messages',
   8669: 'Prefix-SID',
-  8671: 'BMP: Adj-RIB-Out',
+  8671: 'BMP: Adj-RIB-Out (its counters; the view itself is not told)',
   8950: 'IPv4 routes with IPv6 next hops',
   9003: 'Shutdown communication, longer',
   9069: 'BMP: Loc-RIB',
@@ -71,7 +71,7 @@ const titles: Readonly<Record<string, string>> = {
 /** Projects and paths whose tests speak of BGP. Collecting them runs no test. */
 const suites = [
   ['unit', 'test/bgp'],
-  ['contract', 'test/contract/bfd', 'test/contract/mrt'],
+  ['contract', 'test/contract/bfd', 'test/contract/mrt', 'test/contract/transport-tcp'],
   ['fv', 'test/fv/bgp-'],
 ] as const
 

@@ -526,6 +526,7 @@ export class Speaker {
         this.#handover.look()
         this.#workSoon()
       },
+      isFull: () => this.#isFull(),
       congested: () => (this.#rib.backlog?.() ?? 0) > mostUndecided,
       received: peer => {
         this.#reap(peer)
@@ -540,6 +541,15 @@ export class Speaker {
         if (this.#rib.hasOutput(peer.slot)) peer.pump()
       },
     }
+  }
+
+  #isFull(): string | undefined {
+    const most = this.#config?.mostTableOctets
+    const octets = this.#rib.octetsInUse ?? 0
+    const inMb = (n: number): number => Math.ceil(n / (1 << 20))
+    return most === undefined || octets <= most
+      ? undefined
+      : `our table takes ${inMb(octets)} MiB, the limit is ${inMb(most)}: no further session`
   }
 
   #up(peer: Peer, session: Session): void {

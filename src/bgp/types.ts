@@ -165,6 +165,8 @@ export interface SpeakerConfig {
   /** Own addresses: a route whose next hop is one of them is refused; also the source of IPv6 next hops over IPv4. */
   readonly addresses: readonly OwnAddress[]
   readonly decision?: DecisionOptions
+  /** With more than this in the table no further session begins (Cease 6/8); those that are up go on. Default: no limit. */
+  readonly mostTableOctets?: number
   /** Collectors that are told what every peer announces; one per address and port. */
   readonly stations?: readonly StationConfig[]
 }
@@ -446,6 +448,8 @@ export interface RibPort {
   takeUpdates(limit?: number): RouteUpdate[]
   /** True while prefixes wait for `takeUpdates` to look at them. */
   hasUpdates(): boolean
+  /** What routes take in memory. */
+  readonly octetsInUse?: number
   /** Prefixes waiting for a decision: while there are many, peers are not read. */
   backlog?(): number
   /** Octets to send to this peer next: at most `maxOctets`, whole messages; empty: nothing now. Immutable once returned. */

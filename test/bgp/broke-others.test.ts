@@ -351,6 +351,35 @@ describe('section 18: tables', () => {
     expect(h.view.counts.find(c => c.family === 4)!.advertised).toBe(401)
   })
 
+  test('memory: above the limit no further session begins, by 6/8, and those that are up go on (section 14)', () => {
+    const h = new Hostile()
+    const before = h.innocent
+    h.target.configure({ ...h.targetConfig, mostTableOctets: 1 << 18 })
+    const families = [4, 6].map(family => ({ family: family as 4 | 6, forwarding: true }))
+    const restart = { gracefulRestart: { restarted: false, notification: true, seconds: 120, families } }
+    expect(h.connect(restart)).toBe(true)
+    for (let n = 0; n < 40; n++)
+      h.update(
+        announce(
+          { path: [hostileAs, n + 1], hop: '192.0.2.7' },
+          Array.from({ length: 500 }, (_, i) => `10.${n}.${i >> 4}.${(i & 15) * 16}/28`),
+        ),
+      )
+    expect([h.established, h.received(4)]).toEqual([true, 20_000])
+    // Graceful restart keeps them while it is away, so that there is too much when it comes back.
+    h.conn!.destroy()
+    h.clock.pass(3000)
+    expect(h.connect(restart)).toBe(false)
+    expect(h.notifications).toEqual(['6/8'])
+    expect(h.view.cause?.code).toBe('out-of-memory')
+    expect(h.view.cause?.text).toMatch(/^our table takes \d MiB, the limit is 1: no further session$/)
+    expect(h.innocent).toEqual(before)
+    // When they have gone there is room again.
+    h.clock.pass(130_000)
+    expect(h.connect(restart)).toBe(true)
+    expect(h.innocent).toEqual(before)
+  })
+
   test('row 34: 10,000 /64s that share low bits', () => {
     const spentOn = (prefixOf: (n: number) => string): number => {
       const bodies = Array.from({ length: 100 }, (_, i) =>

@@ -234,6 +234,13 @@ const rows: Readonly<Record<CauseCode, readonly Row[]>> = {
       text: 'says we sent too many prefixes',
     },
   ],
+  'out-of-memory': [
+    {
+      name: 'here',
+      cause: () => over(sent(code.cease, cease.resources, 'our table takes 65 MiB, the limit is 64'), 'open-sent'),
+      text: 'our table takes 65 MiB, the limit is 64',
+    },
+  ],
   'update-error': [
     {
       name: 'theirs',

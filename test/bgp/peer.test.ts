@@ -49,6 +49,7 @@ class Side {
       down: () => {},
       endOfRib: (_, family) => this.log.push(`eor${family}`),
       congested: () => this.congested,
+      isFull: () => undefined,
       received: () => {},
       updated: () => {},
       swept: () => {},

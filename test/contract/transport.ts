@@ -323,7 +323,7 @@ function securityCases({ world, serve, dial, joined }: Tools): void {
     const self = (): Prefix => Ip.of(world().addresses.a[family]).toPrefix()
     const source = (): Ip => Ip.of(world().addresses.a[family])
 
-    test(`MD5: the same key opens and carries octets (IPv${family}, RFC 2385)`, async () => {
+    test(`MD5: the same key opens and carries octets (IPv${family}, RFC 2385 §2)`, async () => {
       const { listener, at: to, accepted } = serve(family)
       listener.setMd5(self(), key)
       const near = dial(to, { md5: key, source: source(), timeoutMs: 5000 })
@@ -378,7 +378,7 @@ function securityCases({ world, serve, dial, joined }: Tools): void {
       await world().until(() => accepted.every(one => one.has('ended')))
     })
 
-    test(`GTSM: both sides ask for 255 and send 255 (IPv${family}, RFC 5082)`, async () => {
+    test(`GTSM: both sides ask for 255 and send 255 (IPv${family}, RFC 5082 §3)`, async () => {
       const { near, far } = await joined(family, { ttl: 255, minTtl: 255 }, { minTtl: 255 })
       near.conn!.write([text('near')])
       far.conn!.write([text('far')])

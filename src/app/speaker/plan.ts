@@ -214,6 +214,7 @@ interface SettingsRead {
   readonly originate: readonly Origination[]
   readonly fib: Partial<FibSettings> | false
   readonly decision: DecisionSettings
+  readonly memoryLimitMiB: number
   readonly bmp: Parameters<typeof planStations>[0]
   readonly mrt: MrtPlan
 }
@@ -404,6 +405,7 @@ function settingsRead(functions: boolean): read.Read<Partial<SettingsRead>> {
     originate: read.list(origination),
     fib,
     decision,
+    memoryLimitMiB: read.integer(1, 1_048_576),
     bmp: stations,
     mrt,
   })
@@ -443,6 +445,7 @@ export function planOf(settings: unknown, facts: Facts): Outcome<Plan> {
     originate: found.originate ?? [],
     addresses,
     ...(found.decision && { decision: found.decision }),
+    ...(found.memoryLimitMiB !== undefined && { mostTableOctets: found.memoryLimitMiB * (1 << 20) }),
     stations: planStations(found.bmp ?? [], routerId),
   }
   const kernel = found.fib ? { protocol: 81, metric: 32, table: 254, ...found.fib } : undefined

@@ -29,6 +29,8 @@ export interface SpeakerSettings {
   readonly originate?: readonly (string | OriginateSettings)[]
   /** How routes are chosen where RFC 4271 §9.1.2.2 leaves a choice. */
   readonly decision?: DecisionSettings
+  /** With more MiB than this in the table no further session begins; those that are up go on. Default: no limit. */
+  readonly memoryLimitMiB?: number
   /** BMP collectors (RFC 7854) that hear what every peer announces. */
   readonly bmp?: readonly BmpSettings[]
 }

@@ -628,6 +628,18 @@ export class Rib implements RibPort {
     }
   }
 
+  /** Of `octets`, those that hold something: columns never shrink, and what was left is room for the next routes. */
+  get octetsInUse(): number {
+    let octets = (this.sets.octets * this.sets.count) / Math.max(1, this.sets.high)
+    for (const family of families) {
+      const { nets, paths, groups } = this.tables[family]
+      const share = nets.count / nets.capacity
+      octets += nets.octets * share + 20 * paths.count
+      for (const group of groups) octets += group.octets * share
+    }
+    return octets
+  }
+
   /** Octets held in columns, sets and groups. */
   get octets(): number {
     let octets = this.sets.octets

@@ -30,6 +30,7 @@ export type CauseCode =
   | 'bfd-down'
   | 'bfd-waiting'
   | 'max-prefix'
+  | 'out-of-memory'
   | 'update-error'
   | 'peer-shutdown'
   | 'admin-down'
@@ -156,6 +157,8 @@ function sentCease(subcode: number, why: string): Cause | undefined {
       return { code: 'max-prefix', text: why }
     case cease.bfdDown:
       return { code: 'bfd-down', text: 'BFD went down' }
+    case cease.resources:
+      return { code: 'out-of-memory', text: why }
     case cease.collision:
       return undefined
     case cease.configChange:

@@ -41,7 +41,7 @@ import {
   notification,
   shutdownNotification,
   unwrapHardReset,
-  type WireError,
+  WireError,
 } from '../wire/notification.ts'
 import type { Open } from '../wire/open.ts'
 import { encodeOpen } from '../wire/open.ts'
@@ -86,6 +86,8 @@ export interface PeerHost {
   endOfRib(peer: Peer, family: Family): void
   /** The RIB has enough to do: nothing more is read until it has caught up. */
   congested(): boolean
+  /** In words: the table takes so much memory that no further session may begin. */
+  isFull(): string | undefined
   /** Received routes may have made work for the RIB. */
   received(peer: Peer): void
   /** The RIB has seen the body of this UPDATE, octets `start..end`, which are not kept; also one that costs the session. */
@@ -435,6 +437,11 @@ export class Peer implements ConnectionOwner {
 
   openReceived(connection: Connection, open: Open): void {
     this.record.theirOpen(open)
+    const full = this.#host.isFull()
+    if (full !== undefined) {
+      connection.dispatch({ kind: 'bad-open', error: new WireError('reset', code.cease, cease.resources, full) })
+      return
+    }
     const verdict = judge(open, this.#ourOpen(), this.#tried)
     if (!verdict.ok) {
       connection.dispatch({ kind: 'bad-open', error: verdict.error })
