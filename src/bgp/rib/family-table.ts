@@ -46,6 +46,8 @@ export class FamilyTable implements Candidates, Outgoing {
   /** Groups that look at all paths of a prefix. */
   #allPaths = 0
   deferred = false
+  /** See `Nets.touch4`. */
+  touched = 0
   options: DecisionOptions = {}
   /** Hears of every net whose best path is another, or has changed, or is gone. */
   onBest: ((net: number) => void) | undefined
@@ -211,6 +213,10 @@ export class FamilyTable implements Candidates, Outgoing {
     for (const group of this.groups)
       if (group.readsAllPaths) group.flush(several!, count)
       else if (some > 0) group.flush(changed, some)
+    // Fetched together: see `Nets.touch4`.
+    let sum = 0
+    for (let i = 0; i < some; i++) if (nets.first[changed[i]!]! < 0) sum += nets.touch(changed[i]!)
+    this.touched = sum
     for (let i = 0; i < some; i++) if (nets.first[changed[i]!]! < 0) this.released(changed[i]!)
   }
 
