@@ -163,13 +163,15 @@ class TcpConn implements Conn {
   readonly #socket: Socket
   readonly #on: ConnEvents
   #why: { reason: CloseReason; message: string } | undefined
-  /** Known once it is open; -1: there is none. */
-  #fd: number | undefined
-  /** Octets of the first part to queue that have left. */
-  #rest = 0
+  #fd = -1
+  /** It is open and nothing waits in the stream: what is written may go to the kernel. */
+  #direct = false
   /** One function for all writes: Node joins the calls of those that end together. */
   readonly #left = (): void => {
-    if (!this.#socket.destroyed) this.#on.sent?.()
+    const socket = this.#socket
+    if (socket.destroyed) return
+    this.#direct = this.#fd >= 0 && socket.writableLength === 0
+    this.#on.sent?.()
   }
 
   constructor(socket: Socket, on: ConnEvents, local: Endpoint, remote: Endpoint) {
@@ -197,52 +199,50 @@ class TcpConn implements Conn {
   }
 
   listenForData(): void {
-    this.#socket.on('data', (chunk: Buffer) => this.#on.data(chunk))
+    const socket = this.#socket
+    this.#fd = handleFd(socket) ?? -1
+    this.#direct = this.#fd >= 0 && socket.writableLength === 0
+    socket.on('data', (chunk: Buffer) => this.#on.data(chunk))
   }
 
   write(parts: readonly Uint8Array[]): boolean {
     const socket = this.#socket
     if (!socket.writable) return false
-    const at = this.#sendParts(parts)
-    if (at < parts.length) this.#queue(parts, at)
+    if (!this.#direct) this.#queue(parts, 0, 0)
+    else if (this.#sendNow(parts)) return true
     return !socket.writableNeedDrain
   }
 
-  /** Hands parts to the kernel as long as it takes whole ones; the first one that it did not take. */
-  #sendParts(parts: readonly Uint8Array[]): number {
-    const socket = this.#socket
-    // What waits goes first, and while `accept` has not answered (corked) nothing leaves.
-    if (socket.writableLength > 0 || socket.writableCorked > 0) return 0
-    const fd = (this.#fd ??= handleFd(socket) ?? -1)
-    if (fd < 0) return 0
+  /** Hands parts to the kernel; what it does not take, or an end that Node is yet to find, is the stream's business. */
+  #sendNow(parts: readonly Uint8Array[]): boolean {
     const last = parts.length - 1
     for (let i = 0; i <= last; i++) {
       const part = parts[i]!
-      const sent = sendNow(fd, placeOf(part), part.length, i < last)
+      const sent = sendNow(this.#fd, placeOf(part), part.length, i < last)
       if (sent === part.length) continue
-      this.#rest = sent
-      return i
+      this.#queue(parts, i, sent)
+      return false
     }
-    return parts.length
+    return true
   }
 
-  /** What the kernel does not take, or an end of the connection that Node is yet to find, is the stream's business. */
-  #queue(parts: readonly Uint8Array[], from: number): void {
+  /** `sent`: so many octets of the first part have left. */
+  #queue(parts: readonly Uint8Array[], from: number, sent: number): void {
     const socket = this.#socket
     const last = parts.length - 1
+    this.#direct = false
     // Corked, so that all parts leave in one system call and, where they fit, in one segment.
     socket.cork()
     for (let i = from; i <= last; i++) {
-      const part = i === from && this.#rest > 0 ? parts[i]!.subarray(this.#rest) : parts[i]!
+      const part = i === from && sent > 0 ? parts[i]!.subarray(sent) : parts[i]!
       if (i < last) socket.write(part)
       else socket.write(part, this.#left)
     }
-    this.#rest = 0
     socket.uncork()
   }
 
   queued(): number {
-    return this.#socket.writableLength
+    return this.#direct ? 0 : this.#socket.writableLength
   }
 
   pause(): void {

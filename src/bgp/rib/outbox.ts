@@ -539,11 +539,9 @@ export class UpdateGroup {
     return this.building < 0 && !this.hasOutput(member) && member.cursor !== undefined
   }
 
-  /** The next octets for the member, at most `maxOctets` unless one message is longer; undefined: none. */
-  next(member: Member, maxOctets: number): Uint8Array | undefined {
-    if (!this.hasOutput(member)) return undefined
-    if (member.backlog.octets > 0) return member.backlog.read(maxOctets)
-    return this.#ring.read(member.cursor!, member.source, maxOctets)
+  /** The next octets for the member, at most `maxOctets` unless one message is longer; only after `hasOutput` has said so. */
+  next(member: Member, maxOctets: number): Uint8Array {
+    return member.backlog.read(maxOctets) ?? this.#ring.read(member.cursor!, member.source, maxOctets)
   }
 
   /** Encodes some of what a detached member is owed. */

@@ -574,7 +574,7 @@ export class Rib implements RibPort {
       while (left > 0 && this.#hasOutput(family, place)) {
         // Not to go over by a message when something is there already.
         if (out && left < state.peer.maxMessageOctets) return out
-        const octets = place.group.next(place.member, left)!
+        const octets = place.group.next(place.member, left)
         if (out) out.push(octets)
         else out = [octets]
         left -= octets.length

@@ -60,6 +60,8 @@ export interface ConnectionOwner {
   congested(): boolean
   /** After a slice of received messages; `news`: some were not KEEPALIVEs, so that there may be something to do. */
   sliceDone(connection: Connection, news: boolean): void
+  /** What is to be sent next, at most so many octets unless one message is longer. */
+  take(maxOctets: number): readonly Uint8Array[]
   /** The socket has room again. */
   writable(connection: Connection): void
   counted(direction: 'in' | 'out', type: number): void
@@ -213,22 +215,26 @@ export class Connection {
     if (this.#line?.conn) this.#send(message, type)
   }
 
-  /** Moves what `take` gives into the socket while its backlog is small. */
-  pump(take: (maxOctets: number) => readonly Uint8Array[]): void {
+  /** Moves what the owner has for the peer into the socket while its backlog is small. True: there was something. */
+  pump(): boolean {
     const conn = this.#line?.conn
-    if (!conn || this.#state.kind !== 'established') return
+    if (!conn || this.#state.kind !== 'established') return false
+    let some = false
     while (conn.queued() < backlogOctets) {
-      const parts = take(takeOctets)
+      const parts = this.#owner.take(takeOctets)
       let octets = 0
       for (const part of parts) {
         this.#countMessages(part)
         octets += part.length
       }
-      if (octets > 0) this.#hand(conn, parts)
+      if (octets === 0) return some
+      some = true
+      this.#hand(conn, parts)
       // Had another message been there, it would have fitted.
-      if (octets <= takeOctets - this.#maxOctets || octets === 0) return
+      if (octets <= takeOctets - this.#maxOctets) return true
     }
     this.#blockedSinceMs ??= this.#ports.clock.now()
+    return some
   }
 
   // ------------------------------------------------------------------------------------------------------- effects

@@ -377,14 +377,13 @@ export class Peer implements ConnectionOwner {
   pump(): void {
     const { rib } = this.#ports
     if (!this.#current || this.#paced || this.#wouldLeak()) return
-    let sent = false
-    this.#current.pump(maxOctets => {
-      const parts = rib.take(this.slot, maxOctets)
-      sent ||= parts.length > 0
-      return parts
-    })
+    const sent = this.#current.pump()
     // A burst ends when nothing is left; one that waits for its socket goes on as soon as it can.
     if (sent && this.#config.advertisementSeconds && !rib.hasOutput(this.slot)) this.#pace()
+  }
+
+  take(maxOctets: number): readonly Uint8Array[] {
+    return this.#ports.rib.take(this.slot, maxOctets)
   }
 
   /** RFC 4271 §9.2.1.1, §10: jittered; withdrawals wait too, so that they never overtake. */
