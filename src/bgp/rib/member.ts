@@ -32,8 +32,8 @@ export class Member {
   /** Everything is being sent again (RFC 2918): `owed`: after End-of-RIB; `again`: and once more, it was asked meanwhile. */
   refresh: 'none' | 'owed' | 'running' | 'again' = 'none'
   todoCount = 0
-  #todo = new Int32Array(0)
-  #has = new Int32Array(0)
+  #todo = noBits
+  #has = noBits
   #scan = 0
 
   constructor(source: number, peer: RibPeer, hop: number) {
@@ -82,7 +82,7 @@ export class Member {
         this.#scan = this.#scan + 1 === words ? 0 : this.#scan + 1
         continue
       }
-      const net = (this.#scan << 5) + 31 - Math.clz32(bits & -bits)
+      const net = lowest(this.#scan, bits)
       if (net >= high) {
         visited++
         this.#scan = 0
@@ -95,10 +95,28 @@ export class Member {
     return count
   }
 
-  /** Attached again: the bits are of no use. */
-  forgetBits(): void {
-    this.#todo = this.#has = new Int32Array(0)
+  /** Attached again, or gone: the bits are of no use to it. Returns what was marked. */
+  forgetBits(): Int32Array {
+    const marked = this.#todo
+    this.#todo = this.#has = noBits
     this.#scan = this.todoCount = 0
+    return marked
+  }
+
+  /** As `mark`, for the nets of a word whose bits are set in `bits`; `has`: of these, those that the peer may hold. */
+  markWord(word: number, bits: number, has: number): void {
+    if (bits === 0) return
+    if (word >= this.#todo.length) this.#grow(word + 1)
+    const fresh = bits & ~this.#todo[word]!
+    this.#todo[word]! |= fresh
+    this.#has[word] = (this.#has[word]! & ~fresh) | (has & fresh)
+    this.todoCount += ones(fresh)
+  }
+
+  /** What the peer may hold of a word's nets, `told` being what it has been sent of those that are not marked. */
+  hasBits(word: number, told: number): number {
+    if (word >= this.#todo.length) return told
+    return (this.#todo[word]! & this.#has[word]!) | (told & ~this.#todo[word]!)
   }
 
   #grow(words: number): void {
@@ -106,4 +124,22 @@ export class Member {
     this.#todo = grown(this.#todo, capacity)
     this.#has = grown(this.#has, capacity)
   }
+}
+
+const noBits = new Int32Array(0)
+
+/** Words that hold a bit for each of so many. */
+export function bitWords(count: number): number {
+  return (count + 31) >> 5
+}
+
+/** What the lowest bit of a word stands for. */
+export function lowest(word: number, bits: number): number {
+  return (word << 5) + 31 - Math.clz32(bits & -bits)
+}
+
+function ones(bits: number): number {
+  let count = bits - ((bits >>> 1) & 0x55555555)
+  count = (count & 0x33333333) + ((count >>> 2) & 0x33333333)
+  return Math.imul((count + (count >>> 4)) & 0x0f0f0f0f, 0x01010101) >>> 24
 }

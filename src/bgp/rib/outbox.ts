@@ -37,7 +37,7 @@ import { Encoder } from './encode.ts'
 import { Entries } from './entries.ts'
 import type { Exporter, Origin } from './export.ts'
 import { Kept, Run } from './kept.ts'
-import { Member } from './member.ts'
+import { bitWords, lowest, Member } from './member.ts'
 import { prefixesOf } from './replay.ts'
 import { type Excluded, nobody, onlyFor, Ring } from './ring.ts'
 import { local } from './sources.ts'
@@ -91,6 +91,11 @@ export class UpdateGroup {
   #askedOf = 0
   #askedBits = 0
   #answered = 0
+  // The last answer of `#keeps` to `#toldBits`, for one member: `#lookedAt` 0 when another one's turn comes.
+  #lookedAt = 0
+  #lookedFrom = 0
+  #lookedKept = false
+  #withoutBits = 0
   readonly #present = new Run()
   readonly #past = new Run()
   /** Entries that announce nothing any more since the flush began. */
@@ -132,11 +137,10 @@ export class UpdateGroup {
     this.#detached.add(member)
     this.#kept.add(member)
     if (from) this.#inherit(member, from.group, from.member)
-    for (let route = 0; route < this.outSet.length; route++) {
-      const sent = this.outSet[route]!
-      if (sent === 0) continue
-      if (this.#keeps(member, sent - 1, this.outSource[route]!)) this.#joinsWithout(member, route)
-      else member.mark(route, false)
+    this.#lookedAt = 0
+    for (let word = 0; word < bitWords(this.outSet.length); word++) {
+      member.markWord(word, this.#toldBits(member, word), 0)
+      for (let rest = this.#withoutBits; rest !== 0; rest &= rest - 1) this.#joinsWithout(member, lowest(word, rest))
     }
     return member
   }
@@ -153,7 +157,12 @@ export class UpdateGroup {
     this.#kept.remove(source)
     this.alternates?.forget(source)
     // Its bits may have been all that kept some nets.
-    for (const route of this.#drain(member)) this.#released(route)
+    const bits = member.forgetBits()
+    for (let word = 0; word < bits.length; word++)
+      for (let rest = bits[word]!; rest !== 0; rest &= rest - 1) {
+        const route = lowest(word, rest)
+        if (route >= this.outSet.length || this.outSet[route] === 0) this.#released(route)
+      }
   }
 
   /** Lets go of up to `limit` routes of a group that has no members any more; false: of all. */
@@ -176,8 +185,11 @@ export class UpdateGroup {
   /** Sends everything again (RFC 2918). A request while one runs starts nothing new for what is still to come. */
   resend(member: Member): void {
     this.#detach(member)
-    for (let route = 0; route < this.outSet.length; route++)
-      if (this.told(member, route) !== 0) member.mark(route, true)
+    this.#lookedAt = 0
+    for (let word = 0; word < bitWords(this.outSet.length); word++) {
+      const told = this.#toldBits(member, word)
+      member.markWord(word, told, told)
+    }
   }
 
   /** Something of the group still needs the net. */
@@ -633,6 +645,35 @@ export class UpdateGroup {
     return this.alternates ? this.alternates.of(member.source, route) : 0
   }
 
+  /**
+   * Which of the 32 routes of a word the member has been told, a bit each, and in `#withoutBits` those of the group's that it
+   * must not have. Neighbours mostly share set and source: a million routes are looked at in some milliseconds, which they
+   * must be, since whoever joins, leaves or asks for everything again waits for it.
+   */
+  #toldBits(member: Member, word: number): number {
+    const { outSet, outSource, alternates } = this
+    const until = Math.min(outSet.length, (word + 1) * 32)
+    let told = 0
+    let without = 0
+    for (let route = word * 32; route < until; route++) {
+      const sent = outSet[route]!
+      if (sent === 0) continue
+      const source = outSource[route]!
+      if (sent !== this.#lookedAt || source !== this.#lookedFrom) {
+        this.#lookedAt = sent
+        this.#lookedFrom = source
+        this.#lookedKept = this.#keeps(member, sent - 1, source)
+      }
+      if (this.#lookedKept) without |= 1 << (route & 31)
+      else told |= 1 << (route & 31)
+    }
+    this.#withoutBits = without
+    if (alternates)
+      for (let rest = without; rest !== 0; rest &= rest - 1)
+        if (alternates.of(member.source, lowest(word, rest)) !== 0) told |= rest & -rest
+    return told
+  }
+
   /** Why the member does not get a route that the group may have, in words; undefined: it does. */
   whyKept(member: Member, set: number, source: number): string | undefined {
     if (source === member.source) return 'it came from there'
@@ -646,11 +687,14 @@ export class UpdateGroup {
 
   #inherit(member: Member, group: UpdateGroup, before: Member): void {
     group.#detach(before)
+    group.#lookedAt = 0
     // All nets, not only those that the old group has looked at: it may be as new as this one.
-    const high = group.entries?.high ?? this.#table.nets.high
-    for (let route = 0; route < high; route++) {
-      const has = before.isTodo(route) ? before.has(route) : group.told(before, route) !== 0
-      if (has) member.mark(group.entries ? this.#adopted(group.entries, route) : route, true)
+    for (let word = 0; word < bitWords(group.entries?.high ?? this.#table.nets.high); word++) {
+      const has = before.hasBits(word, group.#toldBits(before, word))
+      if (!group.entries) member.markWord(word, has, has)
+      else
+        for (let rest = has; rest !== 0; rest &= rest - 1)
+          member.mark(this.#adopted(group.entries, lowest(word, rest)), true)
     }
     // What was encoded for it alone is on its way; the rest of the old group is undone by the bits.
     for (let part = before.backlog.read(maxRingOctets); part; part = before.backlog.read(maxRingOctets))
@@ -671,15 +715,6 @@ export class UpdateGroup {
     const entry = taken ? entries.add(net, noSource, id, id) : entries.add(net, source, received, id)
     this.#makeRoom()
     return entry
-  }
-
-  #drain(member: Member): number[] {
-    const routes: number[] = []
-    const high = this.entries?.high ?? this.#table.nets.high
-    for (let route = 0; member.todoCount > routes.length && route < high; route++)
-      if (member.isTodo(route)) routes.push(route)
-    member.forgetBits()
-    return routes
   }
 
   #makeRoom(): void {
