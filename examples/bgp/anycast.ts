@@ -24,6 +24,11 @@ const { values } = parseArgs({
   },
 })
 
+if (values.router.length === 0 || values.address.length === 0) {
+  console.error('usage: anycast --as AS --router ADDRESS@AS... --address PREFIX... [--check HOST:PORT] [--drain-seconds N]')
+  process.exit(2)
+}
+
 const routerId = values['router-id']
 const speaker = createSpeaker(
   {

@@ -19,6 +19,11 @@ const { values } = parseArgs({
   },
 })
 
+if (values.peer.length + values.range.length === 0) {
+  console.error('usage: route-collector --as AS [--listen ADDRESS:PORT]... --peer ADDRESS[@AS]... --range PREFIX[@AS]...')
+  process.exit(2)
+}
+
 /** `10.0.0.2@65001`; without an AS number: any but ours. */
 function split(text: string): { where: string; as: number | 'external' } {
   const [where = '', as] = text.split('@')

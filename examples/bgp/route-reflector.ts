@@ -20,6 +20,11 @@ const { values } = parseArgs({
   },
 })
 
+if (values.clients.length === 0) {
+  console.error('usage: route-reflector --as AS --clients PREFIX... [--cluster-id ID] [--other ADDRESS]... [--listen ADDRESS:PORT]...')
+  process.exit(2)
+}
+
 const as = Number(values.as)
 const routerId = values['router-id']
 const clusterId = values['cluster-id']

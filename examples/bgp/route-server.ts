@@ -28,6 +28,11 @@ const { values } = parseArgs({
   },
 })
 
+if (values.member.length === 0) {
+  console.error('usage: route-server --as AS --member ADDRESS@AS... [--listen ADDRESS:PORT]... [--max-prefix N]')
+  process.exit(2)
+}
+
 const server = Number(values.as)
 const routerId = values['router-id']
 

@@ -154,7 +154,18 @@ test('the programs run from the tarball', () => {
   expect(run(bin('manxctl'), ['version', '--client'], project, env)).toContain(version)
   const cni = run(bin('manx-cni'), [], project, { ...env, CNI_COMMAND: 'VERSION' })
   expect(JSON.parse(cni)).toMatchObject({ supportedVersions: expect.arrayContaining(['1.0.0']) })
+  expect(run(bin('manxctl'), ['--version'], project, env)).toContain(version)
+  for (const name of ['manx-bgp', 'manxd', 'manxctl'])
+    expect(run(bin(name), ['--help'], project, env)).toMatch(new RegExp(`^${name}[: ]`))
 })
+
+test.each(['route-collector', 'route-server', 'route-reflector', 'anycast'])(
+  '%s without peers says how it is used, and opens nothing',
+  name => {
+    const { status, stderr } = spawnSync(process.execPath, [example(`${name}.js`)], { cwd: project, encoding: 'utf8' })
+    expect([status, stderr.startsWith(`usage: ${name} --as AS `)]).toEqual([2, true])
+  },
+)
 
 const consumer = `
 import { createSpeaker, Ip, SettingsError, type RouteUpdate, type SpeakerSettings } from 'manx/bgp'

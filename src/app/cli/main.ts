@@ -14,7 +14,9 @@ import { verbOf, verbs } from './grammar.ts'
 import type { Flags, World } from './world.ts'
 
 /** Runs one command line (without the program's name) and resolves to its exit code. */
-export async function run(argv: readonly string[], world: World): Promise<number> {
+export async function run(words: readonly string[], world: World): Promise<number> {
+  // As the other programs of the package have it.
+  const argv = words.length === 1 && words[0] === '--version' ? ['version', '--client'] : words
   let flags: Flags = {}
   try {
     const asked = helpAsked(argv)

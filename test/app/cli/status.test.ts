@@ -188,9 +188,8 @@ describe('the rest', () => {
     expect(out).toMatch(
       /^Client Version: {3}\S+\nGit commit: {7}[0-9a-f]{9}\nCluster Version: {2}unknown\nCluster Type: {5}unknown\n$/,
     )
-    expect((await new Desk().run('version', '--client')).out).toMatch(
-      /^Client Version: {3}\S+\nGit commit: {7}[0-9a-f]{9}\n$/,
-    )
+    for (const words of [['version', '--client'], ['--version']])
+      expect((await new Desk().run(...words)).out).toMatch(/^Client Version: {3}\S+\nGit commit: {7}[0-9a-f]{9}\n$/)
   })
 
   test('lock and unlock', async () => {
