@@ -76,6 +76,7 @@ export class Selector {
   #text: string | undefined
   #id: string | undefined
   #restrictions: ReadonlyMap<string, Restriction> | undefined
+  #labels: ReadonlySet<string> | undefined
 
   constructor(root: SelectorNode) {
     this.root = root
@@ -112,6 +113,11 @@ export class Selector {
 
   get restrictions(): ReadonlyMap<string, Restriction> {
     return (this.#restrictions ??= restrict(this.root))
+  }
+
+  /** All labels that it looks at: nothing else decides what it matches. */
+  get labels(): ReadonlySet<string> {
+    return (this.#labels ??= new Set(labelsIn(this.root)))
   }
 
   toString(): string {
@@ -179,6 +185,12 @@ function evaluate(node: SelectorNode, label: (name: string) => string | undefine
     case '||':
       return node.of.some(part => evaluate(part, label))
   }
+}
+
+function labelsIn(node: SelectorNode): string[] {
+  if ('label' in node) return [node.label]
+  if (node.op === '!') return labelsIn(node.of)
+  return node.op === '&&' || node.op === '||' ? node.of.flatMap(labelsIn) : []
 }
 
 function restrict(node: SelectorNode): ReadonlyMap<string, Restriction> {

@@ -53,6 +53,28 @@ describe('matches', () => {
     deepEqual(take(), ['-s:i'])
   })
 
+  for (const many of [3, 40])
+    test(`a parent's label that moves under ${many} selectors starts and stops what it should, and is found at its new place`, () => {
+      const { index, take } = setUp()
+      for (let i = 0; i < many; i++) index.selector(`s${i}`, Selector.of(`zone == 'z${i}' && !has(off)`))
+      index.selector('none', Selector.of('!has(zone)'))
+      index.parent('p', { zone: 'z1' })
+      index.item('i', {}, ['p'])
+      index.item('own', { zone: 'z2' }, ['p'])
+      deepEqual(take(), ['+s1:i', '+s2:own'])
+      index.parent('p', { zone: 'z2' })
+      deepEqual(take(), ['+s2:i', '-s1:i'])
+      index.parent('p', { zone: 'z2', off: 'yes' })
+      deepEqual(take(), ['-s2:i', '-s2:own'])
+      index.parent('p', undefined)
+      deepEqual(take(), ['+none:i', '+s2:own'])
+      index.parent('p', { zone: 'z0' })
+      deepEqual(take(), ['+s0:i', '-none:i'])
+      index.selector('late', Selector.of("zone == 'z0'"))
+      index.selector('later', Selector.of('has(zone)'))
+      deepEqual(take(), ['+late:i', '+later:i', '+later:own'])
+    })
+
   test('a selector that changes under its name tells the difference only', () => {
     const { index, take } = setUp()
     for (const app of ['a', 'b', 'c']) index.item(app, { app })

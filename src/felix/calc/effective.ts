@@ -60,14 +60,12 @@ export function every(parts: readonly (Selector | string | undefined)[]): Select
 
 /** What a selector sees of a workload besides what its profiles give it. */
 export function workloadLabels({ metadata, spec }: WorkloadEndpoint): Record<string, string> {
-  const own = Object.entries(metadata.labels ?? {}).filter(
-    ([label]) => !label.startsWith(ofNamespace) && !label.startsWith(ofServiceAccount),
-  )
-  return {
-    ...(metadata.namespace ? { [namespaceLabel]: metadata.namespace } : {}),
-    ...Object.fromEntries(own),
-    ...(spec.serviceAccountName ? { [serviceAccountLabel]: spec.serviceAccountName } : {}),
-  }
+  const labels: Record<string, string> = {}
+  if (metadata.namespace) labels[namespaceLabel] = metadata.namespace
+  for (const [label, value] of Object.entries(metadata.labels ?? {}))
+    if (!label.startsWith(ofNamespace) && !label.startsWith(ofServiceAccount)) labels[label] = value
+  if (spec.serviceAccountName) labels[serviceAccountLabel] = spec.serviceAccountName
+  return labels
 }
 
 /** A selector as it stands; undefined when there is none, a sentence when it cannot be read. */

@@ -4,7 +4,8 @@
  * An item (an endpoint, a network set) sees its own labels first, then those of its parents in their order (a workload's
  * profiles: namespace and service account). Nothing is evaluated that cannot have changed: each selector is filed under
  * what its match needs most narrowly (`label == value`, else `has(label)`, else nothing), each item under what it has.
- * So a label that moves touches the selectors that ask for it, and a new selector the items that may answer.
+ * So a label that moves touches the selectors that ask for it, and a new selector the items that may answer. A parent that
+ * changes touches of its children what differs: a namespace's label is one entry more or less for each of its pods.
  *
  * `matchStarted` and `matchStopped` are told once per change, and never for what stays as it was; the set of matches
  * depends on the items, parents and selectors that stand now, not on the order in which they came. Contract §2.5, §4.1.
@@ -23,7 +24,7 @@ interface Item {
   readonly own: ItemLabels
   readonly parents: readonly string[]
   /** Own and inherited labels together. */
-  effective: ReadonlyMap<string, string>
+  effective: Map<string, string>
   readonly matched: Set<string>
 }
 
@@ -43,6 +44,8 @@ interface Entry {
 const anywhere = ''
 /** No label or value holds this character, so places cannot be mistaken for each other. */
 const separator = '\u0000'
+/** So many selectors that look at a label are asked one by one when it moves. */
+const fewSelectors = 16
 /** A selector that takes more values than this is filed under the label alone. */
 const mostPlaces = 32
 
@@ -53,6 +56,8 @@ export class SelectorIndex {
   readonly #selectors = new Map<string, Entry>()
   readonly #itemsAt = new Map<string, Set<string>>()
   readonly #selectorsAt = new Map<string, Set<string>>()
+  /** By label: the selectors that look at it. */
+  readonly #lookers = new Map<string, Set<string>>()
 
   constructor(events: MatchEvents) {
     this.#events = events
@@ -85,8 +90,12 @@ export class SelectorIndex {
   /** What every item with this parent inherits; undefined: nothing any more. */
   parent(id: string, labels: ItemLabels | undefined): void {
     const parent = this.#parentOf(id)
+    const before = parent.labels
     parent.labels = labels ?? {}
-    for (const child of parent.children) this.#relabel(child, this.#items.get(child)!, false)
+    const moved = [...new Set([...Object.keys(before), ...Object.keys(parent.labels)])].filter(
+      label => valueIn(before, label) !== valueIn(parent.labels, label),
+    )
+    for (const child of parent.children) this.#inherit(child, this.#items.get(child)!, moved)
     this.#forgetParent(id)
   }
 
@@ -95,6 +104,8 @@ export class SelectorIndex {
     const before = this.#selectors.get(id)
     if (before && selector && before.selector.text === selector.text) return
     for (const place of before?.places ?? []) remove(this.#selectorsAt, place, id)
+    for (const label of before?.selector.labels ?? []) remove(this.#lookers, label, id)
+    for (const label of selector?.labels ?? []) add(this.#lookers, label, id)
     const entry = selector && { selector, places: placesOf(selector), matched: before?.matched ?? new Set<string>() }
     if (entry) this.#selectors.set(id, entry)
     else this.#selectors.delete(id)
@@ -126,9 +137,40 @@ export class SelectorIndex {
     if (!isNew && sameLabels(effective, item.effective)) return
     this.#refile(id, item.effective, effective)
     item.effective = effective
+    this.#decideAll(id, item)
+  }
+
+  /** A parent's values of these labels moved; what an item has of its own, or from a parent before, stays. */
+  #inherit(id: string, item: Item, labels: readonly string[]): void {
+    const moved: string[] = []
+    for (const label of labels) {
+      const before = item.effective.get(label)
+      const after = this.#valueOf(item, label)
+      if (before === after) continue
+      moved.push(label)
+      if (before !== undefined) remove(this.#itemsAt, placeOf(label, before), id)
+      if (after !== undefined) add(this.#itemsAt, placeOf(label, after), id)
+      if (before === undefined) add(this.#itemsAt, label, id)
+      if (after === undefined) remove(this.#itemsAt, label, id)
+      if (after === undefined) item.effective.delete(label)
+      else item.effective.set(label, after)
+    }
+    const lookers = moved.map(label => this.#lookers.get(label))
+    if (lookers.some(some => some !== undefined && some.size > fewSelectors)) return this.#decideAll(id, item)
+    for (const some of lookers)
+      for (const one of some ?? []) this.#decide(one, this.#selectors.get(one)!, id, item, true)
+  }
+
+  #valueOf({ own, parents }: Item, label: string): string | undefined {
+    let value = valueIn(own, label)
+    for (const parent of parents) value ??= valueIn(this.#parents.get(parent)?.labels ?? {}, label)
+    return value
+  }
+
+  #decideAll(id: string, item: Item): void {
     for (const one of item.matched) this.#decide(one, this.#selectors.get(one)!, id, item, true)
     this.#mayStart(anywhere, id, item)
-    for (const place of placesIn(effective)) this.#mayStart(place, id, item)
+    for (const place of placesIn(item.effective)) this.#mayStart(place, id, item)
   }
 
   #mayStart(place: string, id: string, item: Item): void {
@@ -195,7 +237,7 @@ function findPlaces(selector: Selector): string[] {
   for (const [label, { values }] of [...selector.restrictions].sort(([a], [b]) => (a < b ? -1 : 1))) {
     present ??= label
     if (!values || values.size > mostPlaces || (best && values.size >= best.length)) continue
-    best = [...values].map(value => `${label}${separator}${value}`)
+    best = [...values].map(value => placeOf(label, value))
   }
   return best ? [...best] : [present ?? anywhere]
 }
@@ -206,9 +248,18 @@ function placesIn(labels: ReadonlyMap<string, string>, others?: ReadonlyMap<stri
   for (const [label, value] of labels) {
     const other = others?.get(label)
     if (other === undefined) places.push(label)
-    if (other !== value) places.push(`${label}${separator}${value}`)
+    if (other !== value) places.push(placeOf(label, value))
   }
   return places
+}
+
+function placeOf(label: string, value: string): string {
+  return `${label}${separator}${value}`
+}
+
+/** Own properties only: a label may well be called `constructor`. */
+function valueIn(labels: ItemLabels, label: string): string | undefined {
+  return Object.hasOwn(labels, label) ? labels[label] : undefined
 }
 
 function sameLabels(a: ReadonlyMap<string, string>, b: ReadonlyMap<string, string>): boolean {

@@ -173,7 +173,7 @@ export class Members {
     const found: { id: string; labels: ReadonlyMap<string, string>; length: number }[] = []
     for (const [id, { nets }] of this.#items) {
       const length = Math.max(-1, ...nets.filter(net => net.contains(ip)).map(net => net.length))
-      if (length >= 0) found.push({ id, labels: this.#index.labels(id) ?? new Map(), length })
+      if (length >= 0) found.push({ id, labels: new Map(this.#index.labels(id)), length })
     }
     return found.sort((a, b) => b.length - a.length || (a.id < b.id ? -1 : 1)).map(({ id, labels }) => ({ id, labels }))
   }

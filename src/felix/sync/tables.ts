@@ -381,13 +381,13 @@ export class Table {
     gone: readonly string[],
     hooks: readonly HookChange[],
   ): Promise<void> {
-    const lines = [
-      ...[...chains.map(({ name }) => name), ...gone].map(name => `:${name} - [0:0]`),
-      ...chains.flatMap(chain => chain.lines.map(line => `-A ${chain.name} ${line}`)),
+    await this.#run([
+      ...chains.map(({ name }) => `:${name} - [0:0]`),
+      ...gone.map(name => `:${name} - [0:0]`),
+      ...chains.flatMap(({ name, lines }) => (lines.length > 0 ? [`-A ${name} ${lines.join(`\n-A ${name} `)}`] : [])),
       ...hooks.flatMap(({ commands }) => commands),
       ...gone.map(name => `-X ${name}`),
-    ]
-    await this.#run(lines)
+    ])
     for (const chain of chains) {
       this.#chains.found(chain.name, chain)
       this.#printed.delete(chain.name)
@@ -399,11 +399,12 @@ export class Table {
     for (const { chain, after } of hooks) this.#foreign.set(chain, after)
   }
 
-  async #run(lines: readonly string[]): Promise<void> {
+  /** Each text is a line or several. */
+  async #run(texts: readonly string[]): Promise<void> {
     this.#writes++
+    const script = `*${this.#options.table}\n${texts.join('\n')}\nCOMMIT\n`
     this.#meter.restores.add(1, this.#meter.labels)
-    this.#meter.lines.add(lines.length, this.#meter.labels)
-    const script = [`*${this.#options.table}`, ...lines, 'COMMIT', ''].join('\n')
+    this.#meter.lines.add(countLines(script) - 2, this.#meter.labels)
     await this.#deps.kernel.restoreTable(this.#options.family, script).catch((error: unknown) => {
       this.#meter.errors.add(1, this.#meter.labels)
       throw error
@@ -435,6 +436,12 @@ function parseSave(text: string): Map<string, { policy: string; lines: string[] 
     }
   }
   return chains
+}
+
+function countLines(text: string): number {
+  let count = 0
+  for (let at = text.indexOf('\n'); at >= 0; at = text.indexOf('\n', at + 1)) count++
+  return count
 }
 
 function isForeign(line: string): boolean {
