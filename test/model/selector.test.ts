@@ -178,6 +178,20 @@ describe('properties', () => {
         expect(again.matches(labels)).toBe(selector.matches(labels))
       }),
     ))
+  test('labels that it does not name are never looked at', () =>
+    fc.assert(
+      fc.property(anySelector, anyLabels, (text, labels) => {
+        const selector = Selector.of(text)
+        const looked: string[] = []
+        selector.matches({
+          get(label) {
+            looked.push(label)
+            return Object.hasOwn(labels, label) ? labels[label] : undefined
+          },
+        })
+        for (const label of looked) expect(selector.labels.has(label)).toBe(true)
+      }),
+    ))
   test('what matches meets every restriction', () =>
     fc.assert(
       fc.property(anySelector, anyLabels, (text, labels) => {

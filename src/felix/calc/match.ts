@@ -245,11 +245,11 @@ function findPlaces(selector: Selector): string[] {
 /** Where an item is found: under each label, and under each label with its value. Without the places of `others`. */
 function placesIn(labels: ReadonlyMap<string, string>, others?: ReadonlyMap<string, string>): string[] {
   const places: string[] = []
-  for (const [label, value] of labels) {
+  labels.forEach((value, label) => {
     const other = others?.get(label)
     if (other === undefined) places.push(label)
     if (other !== value) places.push(placeOf(label, value))
-  }
+  })
   return places
 }
 

@@ -110,29 +110,43 @@ export function renderRule(rule: ReadRule, style: PolicyStyle, log?: string): Ru
   if (rule.protocol !== undefined && rule.protocol === rule.notProtocol) return []
 
   const protocol = protocolMatch(rule)
+  const simple = protocol === '' ? [] : [protocol]
   const blocks: string[][] = []
-  const simple = [...sideMatch(source, 'src', family, blocks), ...sideMatch(destination, 'dst', family, blocks)]
+  sideMatch(source, 'src', family, simple, blocks)
+  sideMatch(destination, 'dst', family, simple, blocks)
+  if (icmp !== '') simple.push(icmp)
   const negated = [...negatedNets(source, 's'), ...negatedNets(destination, 'd')]
-  const spread = blocks.length > 0 || negated.length > 0
-  const set = (mark: number): string => `-j MARK --set-xmark ${hex(mark)}/${hex(mark)}`
+  const spread = blocks.length > 0 || negated.length > 0 ? spreadLines(protocol, blocks, negated, marks) : []
+  if (spread.length > 0) simple.push(`-m mark --mark ${hex(marks.scratch0)}/${hex(marks.scratch0)}`)
+  return annotated(rule, [...spread, ...verdict(rule, simple.join(' '), style, log)])
+}
+
+/** What one line cannot say: leaves the first scratch bit set where each block has one that matches, and no negated net does. */
+function spreadLines(
+  protocol: string,
+  blocks: readonly (readonly string[])[],
+  negated: readonly string[],
+  { scratch0, scratch1 }: MarkBits,
+): Rule[] {
   const clear = (mark: number): string => `-j MARK --set-xmark 0x0/${hex(mark)}`
-  const { scratch0, scratch1 } = marks
-  const lines: Rule[] = []
-  if (spread) {
-    const both = hex((scratch0 | scratch1) >>> 0)
-    lines.push({ match: '', action: `-j MARK --set-xmark ${hex(scratch0)}/${both}` })
-    for (const [i, alternatives] of blocks.entries()) {
-      if (i > 0) lines.push({ match: '', action: clear(scratch1) })
-      // Ports are ports of a protocol, in each line that names them.
-      for (const alternative of alternatives)
-        lines.push({ match: join(alternative.includes('ports ') ? protocol : '', alternative), action: set(scratch1) })
-      lines.push({ match: `-m mark --mark 0x0/${hex(scratch1)}`, action: clear(scratch0) })
-    }
-    for (const net of negated) lines.push({ match: net, action: clear(scratch0) })
+  const both = hex((scratch0 | scratch1) >>> 0)
+  const lines: Rule[] = [{ match: '', action: `-j MARK --set-xmark ${hex(scratch0)}/${both}` }]
+  for (const [i, alternatives] of blocks.entries()) {
+    if (i > 0) lines.push({ match: '', action: clear(scratch1) })
+    // Ports are ports of a protocol, in each line that names them.
+    for (const alternative of alternatives)
+      lines.push({
+        match: join(alternative.includes('ports ') ? protocol : '', alternative),
+        action: setMark(scratch1),
+      })
+    lines.push({ match: `-m mark --mark 0x0/${hex(scratch1)}`, action: clear(scratch0) })
   }
-  const met = spread ? `-m mark --mark ${hex(scratch0)}/${hex(scratch0)}` : ''
-  const match = join(protocol, ...simple, icmp, met)
-  return annotated(rule, [...lines, ...verdict(rule, match, style, log)])
+  for (const net of negated) lines.push({ match: net, action: clear(scratch0) })
+  return lines
+}
+
+function setMark(mark: number): string {
+  return `-j MARK --set-xmark ${hex(mark)}/${hex(mark)}`
 }
 
 function verdict(
@@ -142,7 +156,7 @@ function verdict(
   log: string | undefined,
 ): Rule[] {
   const marked = (mark: number, ...then: readonly Omit<Rule, 'match'>[]): Rule[] => [
-    { match, action: `-j MARK --set-xmark ${hex(mark)}/${hex(mark)}` },
+    { match, action: setMark(mark) },
     ...then.map(rule => ({ match: `-m mark --mark ${hex(mark)}/${hex(mark)}`, ...rule })),
   ]
   switch (action) {
@@ -174,25 +188,27 @@ function ofFamily(side: SideMatch, family: Family): SideMatch | undefined {
   return { ...side, nets: nets.some(net => net.length === 0) ? [] : nets, notNets }
 }
 
-/** What fits into one line; what does not goes to `blocks`, each an OR of matches. */
-function sideMatch(side: SideMatch, way: 'src' | 'dst', family: Family, blocks: string[][]): string[] {
+/** What fits into one line goes to `simple`; what does not to `blocks`, each an OR of matches. */
+function sideMatch(side: SideMatch, way: 'src' | 'dst', family: Family, simple: string[], blocks: string[][]): void {
+  const either = (alternatives: string[]): void => {
+    if (alternatives.length > 1) blocks.push(alternatives)
+    else simple.push(...alternatives)
+  }
   const option = way === 'src' ? '-s' : '-d'
   const word = way === 'src' ? '--source-ports' : '--destination-ports'
-  const simple: string[] = []
-  if (side.nets.length === 1) simple.push(`${option} ${side.nets[0]!.key}`)
-  if (side.nets.length > 1) blocks.push(side.nets.map(net => `${option} ${net.key}`))
-  const named = (id: string): string => setName(family, id)
-  for (const id of side.sets) simple.push(`-m set --match-set ${named(id)} ${way}`)
-  for (const id of side.notSets) simple.push(`-m set ! --match-set ${named(id)} ${way}`)
-  for (const id of side.endpointSets) simple.push(`-m set --match-set ${named(id)} ${way},${way}`)
-  const ports = portGroups(side.ports).map(group => `-m multiport ${word} ${group}`)
-  const byName = side.portSets.map(id => `-m set --match-set ${named(id)} ${way},${way}`)
-  const alternatives = [...ports, ...byName]
-  if (alternatives.length === 1) simple.push(alternatives[0]!)
-  if (alternatives.length > 1) blocks.push(alternatives)
+  const set = (id: string, sides: string, not = ''): string =>
+    `-m set ${not}--match-set ${setName(family, id)} ${sides}`
+  if (side.nets.length > 0) either(side.nets.map(net => `${option} ${net.key}`))
+  for (const id of side.sets) simple.push(set(id, way))
+  for (const id of side.notSets) simple.push(set(id, way, '! '))
+  for (const id of side.endpointSets) simple.push(set(id, `${way},${way}`))
+  if (side.ports.length + side.portSets.length > 0)
+    either([
+      ...portGroups(side.ports).map(group => `-m multiport ${word} ${group}`),
+      ...side.portSets.map(id => set(id, `${way},${way}`)),
+    ])
   for (const group of portGroups(side.notPorts)) simple.push(`-m multiport ! ${word} ${group}`)
-  for (const id of side.notPortSets) simple.push(`-m set ! --match-set ${named(id)} ${way},${way}`)
-  return simple
+  for (const id of side.notPortSets) simple.push(set(id, `${way},${way}`, '! '))
 }
 
 function negatedNets(side: SideMatch, letter: 's' | 'd'): string[] {
@@ -201,18 +217,19 @@ function negatedNets(side: SideMatch, letter: 's' | 'd'): string[] {
 
 /** Lists for `multiport`, none longer than it takes. */
 function portGroups(ranges: readonly PortRange[]): string[] {
-  const groups: string[][] = []
+  const groups: string[] = []
   let slots = mostPortSlots
   for (const { min, max } of ranges) {
     const cost = min === max ? 1 : 2
-    if (slots + cost > mostPortSlots) {
-      groups.push([])
-      slots = 0
-    }
-    groups.at(-1)!.push(min === max ? `${min}` : `${min}:${max}`)
+    const text = min === max ? `${min}` : `${min}:${max}`
     slots += cost
+    if (slots <= mostPortSlots) groups.push(`${groups.pop()},${text}`)
+    else {
+      groups.push(text)
+      slots = cost
+    }
   }
-  return groups.map(group => group.join(','))
+  return groups
 }
 
 function protocolMatch({ protocol, notProtocol }: ReadRule): string {
