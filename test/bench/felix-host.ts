@@ -101,11 +101,12 @@ async function host(size: ClusterSize, rounds: number, quietMs: number): Promise
 }
 
 async function makeLinks(kernel: Kernel, pods: number, server: ChildProcess, client: ChildProcess): Promise<void> {
-  const links = Array.from({ length: pods - 1 }, (_, i) => {
-    const peer = `peer${i + 1}`
-    return `link add ${linkOf(i + 1)} up type veth peer name ${peer}\nlink set ${peer} up`
-  })
-  spawnSync('ip', ['-batch', '-'], { input: links.join('\n') })
+  // Their other ends are in a namespace of their own, as those of pods are.
+  const others = Array.from({ length: pods - 1 }, (_, i) => ({ link: linkOf(i + 1), peer: `peer${i + 1}` }))
+  const made = others.map(({ link, peer }) => `link add ${link} up type veth peer name ${peer} netns ${server.pid}`)
+  spawnSync('ip', ['-batch', '-'], { input: made.join('\n') })
+  const inside = ['--net', '--target', `${server.pid}`, 'ip', '-batch', '-']
+  spawnSync('nsenter', inside, { input: others.map(({ peer }) => `link set ${peer} up`).join('\n') })
   const attach = (child: ChildProcess, outside: string, ip: string): Promise<unknown> =>
     kernel.attachPod({
       netns: `/proc/${child.pid}/ns/net`,

@@ -39,8 +39,17 @@ export function serviceAccountSelector(text: string | undefined): Selector | str
 }
 
 export function inNamespace(namespace: string): Selector {
-  return new Selector({ op: '==', label: namespaceLabel, value: namespace })
+  const known = namespaces.get(namespace)
+  if (known) return known
+  if (namespaces.size >= mostNamespaces) namespaces.clear()
+  const made = new Selector({ op: '==', label: namespaceLabel, value: namespace })
+  namespaces.set(namespace, made)
+  return made
 }
+
+/** Every policy of a namespace asks for it. */
+const namespaces = new Map<string, Selector>()
+const mostNamespaces = 4096
 
 /** The pods of a service in its namespace; undefined: it has no selector. Network sets have labels too, and are no pods. */
 export function serviceSelector(text: string | undefined, namespace: string): Selector | string | undefined {

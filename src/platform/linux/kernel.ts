@@ -193,11 +193,14 @@ export class LinuxKernel implements Kernel {
     return monitor
   }
 
-  /** Each commit ends with a message of its own. Without the right to listen there are no such events. */
+  /**
+   * Each commit ends with a message of its own; before it comes one per rule, which nobody wants: of a first sync more than
+   * the socket holds. Without the right to listen there are no such events.
+   */
   #watchRules(): NetlinkMonitor | undefined {
     const tell = (): void => this.#tell({ kind: 'rules' })
     try {
-      return new NetlinkMonitor(NETLINK_NETFILTER, ruleGroups, ({ type }) => type === NFT_NEWGEN && tell(), tell)
+      return new NetlinkMonitor(NETLINK_NETFILTER, ruleGroups, tell, tell, NFT_NEWGEN)
     } catch (error) {
       if (error instanceof SystemError) return undefined
       throw error

@@ -253,10 +253,13 @@ export class NetlinkMonitor {
   readonly #overrun: () => void
   #socket: Socket | undefined
   #fd = -1
-  #spared: { readonly port: number; readonly types: readonly [number, number] } | undefined
+  /** What the kernel need not even queue for us. */
+  #filter: Uint8Array | undefined
   #closed = false
 
-  constructor(protocol: number, groups: number, on: (message: Message) => void, overrun: () => void) {
+  /** `only`: datagrams that begin with a message of this type, and no others. */
+  constructor(protocol: number, groups: number, on: (message: Message) => void, overrun: () => void, only?: number) {
+    this.#filter = only === undefined ? undefined : nothingBut(only)
     this.#protocol = protocol
     this.#groups = groups
     this.#on = on
@@ -266,8 +269,8 @@ export class NetlinkMonitor {
 
   /** From now on says nothing of messages of these types that the socket `port` has caused. */
   spare(port: number, types: readonly [number, number]): void {
-    this.#spared = { port, types }
-    if (this.#socket?.destroyed === false) setSocketFilter(this.#fd, allBut(port, types))
+    this.#filter = allBut(port, types)
+    if (this.#socket?.destroyed === false) setSocketFilter(this.#fd, this.#filter)
   }
 
   close(): void {
@@ -277,7 +280,7 @@ export class NetlinkMonitor {
 
   #open(): void {
     this.#fd = openNetlink(this.#protocol, this.#groups)
-    if (this.#spared) setSocketFilter(this.#fd, allBut(this.#spared.port, this.#spared.types))
+    if (this.#filter) setSocketFilter(this.#fd, this.#filter)
     const socket = wrap(this.#fd)
     this.#socket = socket
     socket.on('data', (datagram: Buffer) => {
@@ -293,10 +296,13 @@ export class NetlinkMonitor {
   }
 }
 
+type Instruction = readonly [code: number, ifTrue: number, ifFalse: number, operand: number]
+
+const [loadHalf, loadWord, jumpIfEqual, answer] = [0x28, 0x20, 0x15, 0x06] as const
+
 /** A BPF program that lets everything pass but these types from `port`; it loads in network order what is in host order. */
 function allBut(port: number, [one, other]: readonly [number, number]): Uint8Array {
-  const [loadHalf, loadWord, jumpIfEqual, answer] = [0x28, 0x20, 0x15, 0x06]
-  const program: readonly (readonly [number, number, number, number])[] = [
+  return programOf([
     [loadHalf, 0, 0, 4],
     [jumpIfEqual, 1, 0, swapped(one) >>> 16],
     [jumpIfEqual, 0, 2, swapped(other) >>> 16],
@@ -304,7 +310,19 @@ function allBut(port: number, [one, other]: readonly [number, number]): Uint8Arr
     [jumpIfEqual, 1, 0, swapped(port)],
     [answer, 0, 0, 0xffffffff],
     [answer, 0, 0, 0],
-  ]
+  ])
+}
+
+function nothingBut(type: number): Uint8Array {
+  return programOf([
+    [loadHalf, 0, 0, 4],
+    [jumpIfEqual, 0, 1, swapped(type) >>> 16],
+    [answer, 0, 0, 0xffffffff],
+    [answer, 0, 0, 0],
+  ])
+}
+
+function programOf(program: readonly Instruction[]): Uint8Array {
   const view = new DataView(new ArrayBuffer(program.length * 8))
   for (const [i, [code, ifTrue, ifFalse, value]] of program.entries()) {
     view.setUint16(i * 8, code, true)
