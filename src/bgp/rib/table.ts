@@ -51,9 +51,15 @@ export interface RibOptions {
   readonly decision?: DecisionOptions
 }
 
-/** Work between two looks at the clock. */
-const netsPerSlice = 4096
-const pathsPerSlice = 16384
+/**
+ * Nets decided, and a few times as many paths walked over, between two looks at the clock: fewer while that takes long, as it
+ * does before the code is compiled, and where each net means work for many groups.
+ */
+const mostPerSlice = 4096
+const leastPerSlice = 128
+const walkedPerNet = 4
+const shortSliceMs = 1
+const longSliceMs = 4
 
 /** Longest path accepted (RFC 7606 leaves it to us; spec section 7). */
 const maxHops = 1024
@@ -106,6 +112,7 @@ export class Rib implements RibPort {
   #options: RibOptions
   #identity: Identity
   #idle = true
+  #perSlice = mostPerSlice >> 1
   /** See `Nets.touch4`. */
   touched = 0
   #leaving: 'no' | 'announced' | 'withdrawn' = 'no'
@@ -526,7 +533,8 @@ export class Rib implements RibPort {
   // ------------------------------------------------------------------------------------------------------------- work
 
   step(budgetMs: number): boolean {
-    const until = this.#clock.now() + budgetMs
+    let at = this.#clock.now()
+    const until = at + budgetMs
     for (;;) {
       let more = false
       for (const family of families) more = this.#slice(this.tables[family]) || more
@@ -534,14 +542,18 @@ export class Rib implements RibPort {
         this.#idle = true
         return false
       }
-      if (this.#clock.now() >= until) return true
+      const now = this.#clock.now()
+      if (now - at < shortSliceMs) this.#perSlice = Math.min(mostPerSlice, this.#perSlice * 2)
+      else if (now - at > longSliceMs) this.#perSlice = Math.max(leastPerSlice, this.#perSlice >> 1)
+      if (now >= until) return true
+      at = now
     }
   }
 
   #slice(table: FamilyTable): boolean {
-    table.walk(pathsPerSlice)
+    table.walk(this.#perSlice * walkedPerNet)
     // Every group looks at every net that changed.
-    const nets = Math.max(128, Math.ceil(netsPerSlice / Math.max(1, table.groups.size / 2)))
+    const nets = Math.max(leastPerSlice, Math.ceil(this.#perSlice / Math.max(1, table.groups.size / 2)))
     table.decideSome(nets)
     return table.tendGroups(nets) || table.walking || table.dirty.size > 0
   }
