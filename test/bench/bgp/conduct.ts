@@ -16,8 +16,14 @@ export interface Measurement {
   readonly daemon: string
   /** One list of phases per run. */
   readonly runs: readonly (readonly Phase[])[]
-  /** Longest pause of the event loop, where it was asked for. */
-  readonly pauseMs?: number
+  /** Where they were asked for. */
+  readonly pauses?: Pauses
+}
+
+/** Longest pause of the event loop, and most processor time between two rounds of it (see pauses.ts). */
+export interface Pauses {
+  readonly pauseMs: number
+  readonly workMs: number
 }
 
 export interface RowResult {
@@ -34,7 +40,7 @@ export interface Conditions {
 }
 
 const generator = join(import.meta.dirname, 'generator.ts')
-const pauses = join(import.meta.dirname, 'pauses.ts')
+const preload = join(import.meta.dirname, 'pauses.ts')
 
 export async function conduct(
   ground: Ground,
@@ -44,14 +50,14 @@ export async function conduct(
   say: (line: string) => void,
 ): Promise<RowResult> {
   const order = completed(row.load)
-  const found = new Map<Daemon, { runs: (readonly Phase[])[]; pauseMs?: number }>()
+  const found = new Map<Daemon, { runs: (readonly Phase[])[]; pauses?: Pauses }>()
   for (let round = 0; round < (row.once ? 1 : conditions.runs); round++)
     for (const daemon of round === 0 ? daemons : contenders(found)) {
-      const { phases, pauseMs } = await once(ground, daemon, order, conditions)
+      const { phases, pauses } = await once(ground, daemon, order, conditions)
       for (const phase of phases) say(`  ${daemon.name.padEnd(10)} ${inWords(phase)}`)
       const entry = found.get(daemon) ?? { runs: [] }
       entry.runs.push(phases)
-      found.set(daemon, { ...entry, ...(pauseMs !== undefined && { pauseMs }) })
+      found.set(daemon, { ...entry, ...(pauses && { pauses }) })
     }
   return { row, order, measurements: [...found].map(([{ name }, entry]) => ({ daemon: name, ...entry })) }
 }
@@ -62,7 +68,7 @@ export async function once(
   daemon: Daemon,
   order: ReturnType<typeof completed>,
   { limitSeconds, hasty }: Conditions,
-): Promise<{ phases: Phase[]; pauseMs?: number }> {
+): Promise<{ phases: Phase[]; pauses?: Pauses }> {
   const isFloor = daemon === floor
   const watched = daemon === ours && order.mode === 'beside'
   const file = join(ground.folder, 'pause')
@@ -70,7 +76,7 @@ export async function once(
   const scene = sceneOf(full)
   const child = ground.start(
     await daemon.command(scene, ground.folder),
-    watched ? { PAUSES: file, NODE_OPTIONS: `--import=${pauses}` } : {},
+    watched ? { PAUSES: file, NODE_OPTIONS: `--import=${preload}` } : {},
   )
   try {
     const wish: Order = {
@@ -81,7 +87,9 @@ export async function once(
     }
     const lines = await ground.lines([process.execPath, generator, JSON.stringify(wish)], 3 * limitSeconds + 60)
     const phases = lines.map(line => JSON.parse(line) as Phase)
-    return { phases, ...(watched && { pauseMs: Number(readFileSync(file, 'utf8')) }) }
+    if (!watched) return { phases }
+    const [pauseMs, workMs] = readFileSync(file, 'utf8').split(' ').map(Number)
+    return { phases, pauses: { pauseMs: pauseMs!, workMs: workMs! } }
   } catch (error) {
     return { phases: [{ ...noPhase, phase: order.mode, why: error instanceof Error ? error.message : String(error) }] }
   } finally {
