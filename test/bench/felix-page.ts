@@ -84,7 +84,7 @@ namespace whose kernel state is the same.
 - Machine: ${processors.length} processors (${processors[0]?.model.trim() ?? 'unknown'}), ${Math.round(totalmem() / 2 ** 30)} GiB, Linux ${release()}; load when it ended: ${loadavg()[0]!.toFixed(1)}.
 - ${version('iptables')}; ${version('ipset').split('\n')[0]}; Node ${process.version}.
 - \`CPU\` is user and system time of felix's process and of all tools it started, \`own\` the part of that process, \`floor\` that
-  of the bare tools, \`ratio\` CPU / floor. \`took\` runs from handing over the change to the end of the pass that took it,
+  of the bare tools, \`ratio\` CPU / floor; goals are for the larger cluster. \`took\` runs from handing over the change to the end of the pass that took it,
   \`passes\` to the first answer of an echo that the new pod had been sending every millisecond.
 - \`scripts\` are runs of the two tools, \`lines\` what they were given, \`other\` single writes (routes, sysctls, connections),
   \`reads\` tables and sets read back.

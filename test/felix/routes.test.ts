@@ -4,7 +4,8 @@ import { deepEqual, equal, match, ok } from 'node:assert/strict'
 import { describe, test } from 'vitest'
 import { Ip, Prefix, type Family } from '../../src/lib/ip.ts'
 import type { KernelRoute, NextHop } from '../../src/lib/ports.ts'
-import { Routes, type DesiredRoute, type RouteOwnership } from '../../src/felix/sync/routes.ts'
+import type { DesiredRoute } from '../../src/felix/sync/kernel-routes.ts'
+import { Routes, type RouteOwnership } from '../../src/felix/sync/routes.ts'
 import { SimClock, SimRandom } from '../sim/clock.ts'
 import { SimKernel } from '../sim/kernel.ts'
 import { keptLog } from './records.ts'
@@ -459,6 +460,22 @@ describe('links and next hops', () => {
     deepEqual(bench.now(), allText)
     deepEqual(bench.routes.state().failing, [])
     equal(bench.log.lines.length, 1)
+  })
+
+  test('many refused routes: the first are named, the rest in one line, and all go in when they can', async () => {
+    const bench = new Bench()
+    const many = Array.from({ length: 500 }, (_, i) => blackhole(`10.48.${i >> 6}.${(i & 63) * 4}/30`))
+    for (const route of many) bench.routes.want(route)
+    const heal = bench.kernel.refuse(call => call.op === 'route', { times: Infinity, errno: 'ENOBUFS' })
+    await bench.pass()
+    for (let i = 0; i < 3; i++) await bench.again(60_000)
+    equal(bench.log.lines.length, 21)
+    match(bench.log.lines[20]!, /refuses many routes/)
+    equal(bench.routes.state().failing.length, 500)
+    heal()
+    await bench.again(90_000)
+    equal(bench.now().length, 500)
+    equal(bench.log.lines.length, 21)
   })
 
   test('a refused write leaves no echo behind: the next event of its prefix is a stranger’s', async () => {

@@ -72,6 +72,11 @@ export class Backoff {
     for (const failing of this.#failing.values()) failing.at = Math.min(failing.at, this.#clock.now())
   }
 
+  /** How many items are failing. */
+  get size(): number {
+    return this.#failing.size
+  }
+
   isFailing(item: string): boolean {
     return this.#failing.has(item)
   }

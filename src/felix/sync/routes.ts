@@ -26,19 +26,8 @@ import type { Family, Ip, Prefix } from '../../lib/ip.ts'
 import type { KernelChange, KernelRoute, Link, Log, Metrics, NextHop, Outcome, RouteChange } from '../../lib/ports.ts'
 import { routeProtocol, takenOver, tunnelDevice } from '../rules/names.ts'
 import { Backoff, codeOf, driftCounter, earliest, noMetrics, type DriverDeps, type DriverState } from './driver.ts'
-import { compareHops, hopKey, NextHops } from './next-hops.ts'
-
-export interface DesiredRoute {
-  readonly prefix: Prefix
-  readonly target:
-    | { readonly kind: 'pod'; readonly link: string }
-    | { readonly kind: 'blackhole' }
-    | { readonly kind: 'gateways'; readonly nextHops: readonly Ip[]; readonly zone?: string }
-    | { readonly kind: 'tunnel'; readonly tunnel: 'vxlan' | 'ipip'; readonly via?: Ip }
-  readonly metric: number
-  readonly protocol: number
-  readonly source?: Ip
-}
+import { hasGateway, kernelRoute, keyOf, mainTable, sameRoute, type DesiredRoute } from './kernel-routes.ts'
+import { NextHops } from './next-hops.ts'
 
 export interface RouteOwnership {
   readonly families: readonly Family[]
@@ -73,7 +62,8 @@ export interface RouteReport {
 
 export type RouteStanding = 'in place' | 'pending' | { readonly waiting: string }
 
-const mainTable = 254
+/** Of routes that the kernel refuses at the same time so many are named in the log. */
+const mostNamed = 20
 /** Changes per call: a write runs in the kernel synchronously, and the loop must stay responsive. */
 const batchSize = 256
 /** Routes worked out at a stretch: a full table must not hold up keepalives. */
@@ -524,12 +514,13 @@ export class Routes {
       else if (!this.#shadows.delete(key)) this.#delta.gone(key)
       return
     }
-    if (this.#backoff.failed(item, outcome.code, `${outcome.code}: ${outcome.message}`))
-      this.#log.warn('the kernel refuses a route; the others go on', {
-        prefix: route.prefix.key,
-        change: kind,
-        why: `${outcome.code}: ${outcome.message}`,
-      })
+    const why = `${outcome.code}: ${outcome.message}`
+    if (!this.#backoff.failed(item, outcome.code, why)) return
+    const failing = this.#backoff.size
+    const said = { prefix: route.prefix.key, change: kind, why }
+    if (failing <= mostNamed) this.#log.warn('the kernel refuses a route; the others go on', said)
+    else if (failing === mostNamed + 1)
+      this.#log.warn('the kernel refuses many routes; the next ones are not named here', said)
   }
 
   #isOurs(route: KernelRoute): boolean {
@@ -578,50 +569,6 @@ export class Routes {
 
 /** A port that answers with too few outcomes has not told what became of the change. */
 const missing: Outcome = { ok: false, code: 'EIO', message: 'the kernel gave no answer for this change' }
-
-function kernelRoute(
-  { prefix, target, metric, protocol, source }: DesiredRoute,
-  hops: readonly NextHop[],
-): KernelRoute {
-  return {
-    prefix,
-    kind: target.kind === 'blackhole' ? 'blackhole' : 'unicast',
-    table: mainTable,
-    protocol,
-    metric,
-    // Only IPv4 has scopes. A pod is on its link, another end on the tunnel; without this the kernel would look for a gateway.
-    scope: prefix.family === 4 && isDirect(target) ? 'link' : 'universe',
-    nextHops: [...hops].sort(compareHops),
-    ...(source ? { source } : {}),
-  }
-}
-
-function isDirect(target: DesiredRoute['target']): boolean {
-  return target.kind === 'pod' || (target.kind === 'tunnel' && !target.via)
-}
-
-function hasGateway({ nextHops }: KernelRoute): boolean {
-  return nextHops.some(({ via }) => via !== undefined)
-}
-
-function keyOf({ prefix, metric }: KernelRoute): string {
-  return `${prefix.key} ${metric}`
-}
-
-/** Equal as far as the kernel lets us choose: IPv6 has no scope, and a black hole's device is the kernel's own. */
-function sameRoute(a: KernelRoute, b: KernelRoute): boolean {
-  return (
-    a.kind === b.kind &&
-    a.protocol === b.protocol &&
-    a.source?.key === b.source?.key &&
-    (a.prefix.family === 6 || a.kind !== 'unicast' || (a.scope ?? 'universe') === (b.scope ?? 'universe')) &&
-    (a.kind !== 'unicast' || hopsText(a) === hopsText(b))
-  )
-}
-
-function hopsText({ nextHops }: KernelRoute): string {
-  return nextHops.length === 1 ? hopKey(nextHops[0]!) : [...nextHops].sort(compareHops).map(hopKey).join()
-}
 
 function hasSubnet({ addresses }: Link): boolean {
   return addresses.some(({ ip }) => !ip.isLinkLocal())
