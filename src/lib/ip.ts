@@ -147,7 +147,7 @@ export class Prefix {
     const bits = bitsOf[ip.family]
     if (!Number.isInteger(length) || length < 0 || length > bits)
       throw new RangeError(`/${length} does not fit IPv${ip.family}`)
-    this.ip = length === bits ? ip : masked(ip, BigInt(bits - length))
+    this.ip = length === bits ? ip : masked(ip, bits - length)
     this.length = length
   }
 
@@ -223,9 +223,15 @@ export class Prefix {
   }
 }
 
-function masked(ip: Ip, hostBits: bigint): Ip {
-  const value = (ip.value >> hostBits) << hostBits
-  return value === ip.value ? ip : new Ip(ip.family, value)
+/** Without its last bits; itself where those are zero. Tables are made of these: IPv4 goes by plain numbers. */
+function masked(ip: Ip, hostBits: number): Ip {
+  if (ip.family === 4) {
+    const value = Number(ip.value)
+    const rest = value % 2 ** hostBits
+    return rest === 0 ? ip : new Ip(4, BigInt(value - rest))
+  }
+  const rest = BigInt.asUintN(hostBits, ip.value)
+  return rest === 0n ? ip : new Ip(6, ip.value - rest)
 }
 
 /** Digit by digit: stores are full of addresses, and every node reads them all. */

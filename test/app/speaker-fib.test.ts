@@ -115,6 +115,19 @@ test('what an earlier run left stands until its family has converged; foreign ro
   expect(world.now()).toEqual(['10.2.0.0/16 10.0.0.9', '10.4.0.0/16 10.0.0.4 static'])
 })
 
+test('what was read at the start is enough to sweep by: a full table is not read back in the middle of being written', async () => {
+  const world = new World()
+  world.kernel.editRoute({ kind: 'set', route: route('10.3.0.0/16', '10.0.0.3', 81) })
+  world.kernel.editRoute({ kind: 'set', route: route('fd03::/32', 'fd00::3', 81) })
+  expect(await settled(world, world.routes.start())).toEqual([4, 6])
+  world.kernel.refuse(call => call.op === 'routes' || call.op === 'links', { errno: 'EIO' })
+  world.routes.routesChanged([best('10.2.0.0/16', '10.0.0.2')])
+  await settled(world, world.routes.converged(6))
+  expect(world.now()).toEqual(['10.2.0.0/16 10.0.0.2', '10.3.0.0/16 10.0.0.3'])
+  await settled(world, world.routes.converged(4))
+  expect(world.now()).toEqual(['10.2.0.0/16 10.0.0.2'])
+})
+
 test('a route that somebody removes comes back, and so do those that a link took along', async () => {
   const world = new World()
   await settled(world, world.routes.start())

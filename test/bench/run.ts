@@ -21,6 +21,7 @@ export interface Bench {
 const rooms: Readonly<Record<string, () => Promise<Bench>>> = {
   bgp: () => import('./bgp.ts'),
   felix: () => import('./felix.ts'),
+  fib: () => import('./fib.ts'),
   ipam: () => import('./ipam.ts'),
   mesh: () => import('./mesh.ts'),
   'slow-peer': () => import('./slow-peer.ts'),

@@ -28,6 +28,7 @@ import type {
 } from '../../lib/ports.ts'
 import { Coalesced } from '../../lib/serial.ts'
 import type { Fib } from './plan.ts'
+import { PrefixMap } from './prefix-map.ts'
 
 const batchSize = 1000
 const retryMs = 5_000
@@ -66,14 +67,14 @@ interface Entry {
 export class KernelRoutes {
   readonly #mark: Fib
   readonly #deps: FibDeps
-  readonly #entries = new Map<string, Entry>()
+  readonly #entries = new PrefixMap<Entry>()
   #dirty: Entry[] = []
   #wanted = 0
   #refused = 0
   readonly #swept = new Set<Family>()
   readonly #pass: Coalesced
-  /** Next hops as the kernel gets them, by address: a table has many routes and few of these. */
-  readonly #hops = new Map<string, readonly NextHop[]>()
+  /** Next hops as the kernel gets them: a table has many routes and few of these, and tells them as the same objects. */
+  #hops = new WeakMap<Ip, readonly NextHop[]>()
   /** Index by name. */
   #links: ReadonlyMap<string, number> = new Map()
   #watch: Stop | undefined
@@ -92,14 +93,18 @@ export class KernelRoutes {
     this.#watch = this.#deps.kernel.watch(change => this.#kernelChanged(change))
     await this.#readLinks()
     const kept: Family[] = []
-    for (const family of families) if ((await this.#ours(family)).length > 0) kept.push(family)
+    for (const family of families) {
+      const left = await this.#ours(family)
+      for (const route of left) this.#entryOf(route.prefix).actual = route
+      if (left.length > 0) kept.push(family)
+    }
     return kept
   }
 
   routesChanged(changes: readonly RouteUpdate[]): void {
     for (const change of changes) {
       const wanted = change.nextHops.length > 0 && change.source !== 'local' ? change : undefined
-      const entry = wanted ? this.#entryOf(change.prefix) : this.#entries.get(change.prefix.key)
+      const entry = wanted ? this.#entryOf(change.prefix) : this.#entries.get(change.prefix)
       if (!entry || (!wanted && !entry.wanted)) continue
       this.#wanted += Number(wanted !== undefined) - Number(entry.wanted !== undefined)
       entry.wanted = wanted
@@ -111,7 +116,10 @@ export class KernelRoutes {
   /** The family's routes are complete: what an earlier run left and nobody claims goes. */
   async converged(family: Family): Promise<void> {
     this.#swept.add(family)
-    await this.#compare(family)
+    // What was left is known from the start and from what the kernel told since: nothing is read back.
+    for (const entry of this.#entries.values())
+      if (entry.prefix.family === family && entry.actual && !entry.wanted) this.#soil(entry)
+    if (this.#dirty.length > 0) await this.#pass.request()
   }
 
   /** Finishes what is under way. The routes stand. */
@@ -136,8 +144,8 @@ export class KernelRoutes {
   /** How the kernel's routes to these prefixes stand, from what was last read and written. */
   report(prefixes: readonly Prefix[]): RouteReport[] {
     const names = new Map([...this.#links].map(([name, index]) => [index, name]))
-    return prefixes.map(({ key }) => {
-      const { wanted, actual: route, dirty = false, why } = this.#entries.get(key) ?? {}
+    return prefixes.map(prefix => {
+      const { wanted, actual: route, dirty = false, why } = this.#entries.get(prefix) ?? {}
       const hops = (route?.nextHops ?? []).map(({ via, link }) => {
         const dev = link === undefined ? undefined : names.get(link)
         return { ...(via && { via: via.key }), ...(dev !== undefined && { dev }) }
@@ -154,11 +162,10 @@ export class KernelRoutes {
   // ---------------------------------------------------------------------------------------------------------- entries
 
   #entryOf(prefix: Prefix): Entry {
-    const { key } = prefix
-    let entry = this.#entries.get(key)
+    let entry = this.#entries.get(prefix)
     if (!entry) {
       entry = { prefix, wanted: undefined, actual: undefined, dirty: false, why: undefined }
-      this.#entries.set(key, entry)
+      this.#entries.set(prefix, entry)
     }
     return entry
   }
@@ -175,8 +182,7 @@ export class KernelRoutes {
   }
 
   #forget(entry: Entry): void {
-    if (!entry.wanted && !entry.actual && !entry.dirty && entry.why === undefined)
-      this.#entries.delete(entry.prefix.key)
+    if (!entry.wanted && !entry.actual && !entry.dirty && entry.why === undefined) this.#entries.delete(entry.prefix)
   }
 
   // ---------------------------------------------------------------------------------------------------------- writing
@@ -252,10 +258,11 @@ export class KernelRoutes {
   }
 
   #oneHop(via: Ip): readonly NextHop[] {
+    const known = this.#hops.get(via)
+    if (known) return known
+    const hops = [this.#hop(via)]
     // Which interface a link-local one is on may change with the peers.
-    if (via.isLinkLocal()) return [this.#hop(via)]
-    let hops = this.#hops.get(via.key)
-    if (!hops) this.#hops.set(via.key, (hops = [this.#hop(via)]))
+    if (!via.isLinkLocal()) this.#hops.set(via, hops)
     return hops
   }
 
@@ -269,7 +276,7 @@ export class KernelRoutes {
 
   async #readLinks(): Promise<void> {
     this.#links = new Map((await this.#deps.kernel.links()).map(link => [link.name, link.index]))
-    this.#hops.clear()
+    this.#hops = new WeakMap()
   }
 
   async #ours(family: Family): Promise<KernelRoute[]> {
@@ -282,10 +289,13 @@ export class KernelRoutes {
     try {
       await this.#readLinks()
       const actual = new Map((await this.#ours(family)).map(route => [route.prefix.key, route]))
-      for (const [key, entry] of this.#entries) {
+      for (const entry of this.#entries.values()) {
         if (entry.prefix.family !== family) continue
-        const found = actual.get(key)
-        if (!found) entry.actual = undefined
+        const found = actual.get(entry.prefix.key)
+        if (!found) {
+          entry.actual = undefined
+          this.#forget(entry)
+        }
         if (entry.wanted && gateways(found) !== gateways(this.#routeTo(entry.prefix, entry.wanted.nextHops)))
           this.#soil(entry)
       }
@@ -304,8 +314,7 @@ export class KernelRoutes {
   #kernelChanged(change: KernelChange): void {
     if (change.kind === 'rules') return
     const ours = change.kind === 'route' && change.gone && change.protocol === this.#mark.protocol
-    if (change.kind !== 'route' || (ours && this.#entries.get(change.prefix.key)?.wanted))
-      this.#readBackSoon(readBackMs)
+    if (change.kind !== 'route' || (ours && this.#entries.get(change.prefix)?.wanted)) this.#readBackSoon(readBackMs)
   }
 
   #readBackSoon(ms: number): void {

@@ -375,6 +375,8 @@ export class NextHops {
   // Nets serve as the index: a length of 32 or 128 tells the families apart.
   readonly #index: Nets
   readonly #ownKeys = new Set<string>()
+  /** One object per next hop: every best route that is told names some. */
+  readonly #ips: Ip[] = []
   readonly #seed: number
   #links: readonly { readonly subnet: Prefix; readonly link: string }[] = []
   #last = -1
@@ -431,8 +433,7 @@ export class NextHops {
   }
 
   ipOf(id: number): Ip {
-    const value = this.#index.prefixOf(id).ip.value
-    return this.#index.length[id] === 32 ? new Ip(4, this.#low(id)) : new Ip(6, value)
+    return this.#ips[id]!
   }
 
   /** A number made of the address, not of the id, which may come to mean another address. */
@@ -533,6 +534,8 @@ export class NextHops {
     this.#refs[id] = 0
     this.cost[id] = 0
     this.unreachable[id] = 0
-    this.own[id] = this.#ownKeys.has(this.ipOf(id).key) ? 1 : 0
+    const value = this.#index.prefixOf(id).ip.value
+    const ip = (this.#ips[id] = this.#index.length[id] === 32 ? new Ip(4, this.#low(id)) : new Ip(6, value))
+    this.own[id] = this.#ownKeys.has(ip.key) ? 1 : 0
   }
 }

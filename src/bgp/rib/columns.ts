@@ -17,6 +17,9 @@
 
 import { type Family, Ip, Prefix } from '../../lib/ip.ts'
 
+/** Four words on their way into a bigint: two steps instead of one per word. */
+const four = new DataView(new ArrayBuffer(16))
+
 /** Bits of `Nets.flags`. */
 export const netFlag = {
   /** In the queue of nets to decide. */
@@ -323,9 +326,9 @@ export class Nets {
 
   prefixOf(net: number): Prefix {
     if (this.words === 1) return new Prefix(new Ip(4, BigInt(this.key[net]! >>> 0)), this.length[net]!)
-    let value = 0n
-    for (let i = 0; i < 4; i++) value = (value << 32n) | BigInt(this.key[net * 4 + i]! >>> 0)
-    return new Prefix(new Ip(6, value), this.length[net]!)
+    const at = net * 4
+    for (let i = 0; i < 4; i++) four.setInt32(4 * i, this.key[at + i]!)
+    return new Prefix(new Ip(6, (four.getBigUint64(0) << 64n) | four.getBigUint64(8)), this.length[net]!)
   }
 
   #same6(net: number, a: number, b: number, c: number, d: number, length: number): boolean {

@@ -356,7 +356,7 @@ export class FamilyTable implements Candidates, Outgoing {
       const hop = this.sets.hop[this.paths.used[path]!]!
       if (hop >= 0) hops.push(this.sets.hops.ipOf(hop))
     }
-    return hops.sort((a, b) => a.compare(b))
+    return hops.length < 2 ? hops : hops.sort((a, b) => a.compare(b))
   }
 
   // ------------------------------------------------------------------------------------------------------------- walk

@@ -133,7 +133,13 @@ export class MessageBuilder {
   }
 
   attributeIp(type: number, value: Ip): this {
-    if (value.family === 6) return this.attribute(type, value.bytes())
+    if (value.family === 6) {
+      this.u16(20).u16(type)
+      const at = this.#reserve(16)
+      this.#view.setBigUint64(at, value.value >> 64n)
+      this.#view.setBigUint64(at + 8, value.value)
+      return this
+    }
     this.u16(8).u16(type)
     const at = this.#reserve(4)
     this.#view.setUint32(at, Number(value.value))

@@ -1,6 +1,7 @@
 /**
  * A scene in each daemon's own language. The same for all: every neighbour connects to us, accept everything and announce
- * everything to everybody (senders included), or the filters of `terms`; hold time as asked, no kernel routes.
+ * everything to everybody (senders included), or the filters of `terms`; hold time as asked, and kernel
+ * routes where the scene says so.
  *
  * Without filters and over IPv4 these are the settings of the shared load tool (its gen.sh).
  */
@@ -24,6 +25,7 @@ export function manxConfig(scene: Scene): string {
     routerId: '10.0.0.1',
     listen: [scene.family === 4 ? at : `[${at}]`],
     groups: { all, silent: { ...all, export: 'none' } },
+    ...(scene.kernel && { fib: true }),
     ...(scene.filters && { policies: manxFilters(scene) }),
     peers: scene.neighbors.map(({ name, address, as, silent }) => ({
       name,
@@ -66,6 +68,7 @@ export function birdConfig(scene: Scene): string {
   return `router id 10.0.0.1;
 log stderr { warning, error, fatal, bug };
 protocol device { }
+${scene.kernel ? `protocol kernel { ${channel} { export all; }; }` : ''}
 ${reflects ? `protocol direct { ${channel}; interface "dum0"; }` : ''}
 ${filters ? birdFilters(scene) : ''}
 template bgp all_of_it ${session(exports)}

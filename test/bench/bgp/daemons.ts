@@ -6,13 +6,23 @@
  */
 
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process'
-import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { build } from 'esbuild'
 import { hasProgram, unpackTool } from '../../../scripts/tools.mjs'
 import { birdConfig, frrConfig, gobgpConfig, manxConfig, openbgpdConfig } from './configs.ts'
-import { daemonAddress, type Scene } from './scene.ts'
+import { daemonAddress, gateway, type Scene } from './scene.ts'
 
 const here = dirname(fileURLToPath(import.meta.url))
 const root = join(here, '../../..')
@@ -58,13 +68,28 @@ const frrBgpd = '/usr/lib/frr/bgpd'
 const frr: Daemon = {
   name: 'frr',
   version: async () => (existsSync(frrBgpd) ? said(frrBgpd, '--version').replace(/^bgpd version/, 'FRR') : ''),
-  command: async (scene, folder) => [
-    frrBgpd,
-    ...words(
-      `-n -Z -S -l ${daemonAddress(scene.family)} -p 179 -P 0 -i ${join(folder, 'frr.pid')} --vty_socket ${folder} -f`,
-    ),
-    written(folder, 'frr.conf', frrConfig(scene)),
-  ],
+  command: async (scene, folder) => {
+    const zserv = join(folder, 'zserv.api')
+    const bgpd = [
+      frrBgpd,
+      ...words(
+        `${scene.kernel ? `-z ${zserv}` : '-n -Z'} -S -l ${daemonAddress(scene.family)} -p 179 -P 0 -i ${join(folder, 'frr.pid')} --vty_socket ${folder} -f`,
+      ),
+      written(folder, 'frr.conf', frrConfig(scene)),
+    ]
+    if (!scene.kernel) return bgpd
+    // Routes go into the kernel by a second process, which insists on a user of its own.
+    chmodSync(folder, 0o777)
+    const zebra = `/usr/lib/frr/zebra -u frr -g frr -P 0 -i ${join(folder, 'zebra.pid')} --vty_socket ${folder} -z ${zserv} -f`
+    const both = 'zebra=$1; shift; $zebra & one=$!; sleep 0.5; "$@" & trap "kill $one $!" TERM; wait; wait'
+    return [
+      ...words('sh -c'),
+      both,
+      'sh',
+      `${zebra} ${written(folder, 'zebra.conf', 'log stdout critical\n', 0o644)}`,
+      ...bgpd,
+    ]
+  },
   // It holds back the first announcements to a group of peers for 1 s + 50 ms x peers, at most 10 s; and 5 s after it has
   // read route maps it runs them again on everything.
   settleSeconds: ({ neighbors, filters }) => Math.min(12, (filters ? 7 : 3) + 0.05 * neighbors.length),
@@ -167,9 +192,13 @@ export class Ground {
     inside('link', 'set', 'lo', 'up')
     // Kernels without dummy links have pairs.
     inside('link', 'add', 'dum0', 'type', 'veth', 'peer', 'name', 'dum1')
+    // No link-local addresses: their routes would come in seconds later, and be counted as learned ones.
+    for (const one of ['dum0', 'dum1']) inside('link', 'set', one, 'addrgenmode', 'none')
     inside('link', 'set', 'dum1', 'up')
     inside('address', 'add', `${daemonAddress(4)}/8`, 'dev', 'dum0')
     inside('address', 'add', `${daemonAddress(6)}/16`, 'dev', 'dum0', 'nodad')
+    for (const family of [4, 6] as const)
+      inside('address', 'add', gateway(family).own, 'dev', 'dum0', ...(family === 6 ? ['nodad'] : []))
     inside('link', 'set', 'dum0', 'up')
     inside('route', 'add', 'local', '10.0.0.0/8', 'dev', 'lo')
     inside('-6', 'route', 'add', 'local', 'fd10::/16', 'dev', 'lo')

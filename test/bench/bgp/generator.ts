@@ -6,6 +6,8 @@
  *
  * - `table`: senders announce, the clock runs from the first octet until every receiver holds every prefix (where all
  *   send the same, also until each has a path as short as the shortest announced); then, with `withdraw`, takes all back.
+ * - `kernel`: a sender announces, the clock runs until the daemon's namespace has a route to every prefix; then it takes all
+ *   back, until they are gone.
  * - `fanout`: clients of a reflector announce their blocks at the same instant, until each holds all others'.
  * - `flap`: after a fan-out client 0 takes its blocks back and announces them again, one event at a time; the time until the
  *   last of the others has it.
@@ -17,14 +19,15 @@
  */
 
 import { Holdings, type Numbering } from './holdings.ts'
-import { clientStream, communityOf, type Stream, tableLoad, type TableLoad } from './load.ts'
+import { Watch } from './kernel-routes.ts'
+import { clientStream, communityOf, type Stream, tableLoad, type TableLoad, type TableOrder } from './load.ts'
 import { PrefixSet } from './prefix-set.ts'
-import { reflectorScene, type Scene, tableScene, terms } from './scene.ts'
+import { gateway, reflectorScene, type Scene, tableScene, terms } from './scene.ts'
 import { Session, Sessions } from './sessions.ts'
 import { type Cpu, machineSeconds, Usage } from './usage.ts'
 
 export interface Order {
-  readonly mode: 'table' | 'fanout' | 'flap' | 'idle' | 'beside'
+  readonly mode: 'table' | 'kernel' | 'fanout' | 'flap' | 'idle' | 'beside'
   readonly family: 4 | 6
   readonly senders: number
   readonly receivers: number
@@ -83,7 +86,13 @@ export function sceneOf(order: Omit<Order, 'pid' | 'pauses'>): Scene {
   const { family, filters, silent, holdSeconds } = order
   return order.clients > 0
     ? reflectorScene(order.clients, { family, holdSeconds })
-    : tableScene(order.senders, order.receivers, { family, filters, silent, holdSeconds })
+    : tableScene(order.senders, order.receivers, {
+        family,
+        filters,
+        silent,
+        holdSeconds,
+        kernel: order.mode === 'kernel',
+      })
 }
 
 class Run {
@@ -97,7 +106,7 @@ class Run {
     this.#order = order
     const scene = sceneOf(order)
     const senders = scene.neighbors.filter(({ name }) => name.startsWith('s'))
-    const table = order.prefixes > 0 && senders.length > 0 ? tableLoad(order, senders) : undefined
+    const table = order.prefixes > 0 && senders.length > 0 ? tableLoad(loadOf(order), senders) : undefined
     this.#table = table
     const all = scene.neighbors.map((neighbor, index) => {
       const stream =
@@ -127,6 +136,7 @@ class Run {
     if (mode === 'idle' || mode === 'beside') this.#sessions.runFor(settleSeconds * 1000)
     else this.#quiet(settleSeconds, settleSeconds + 30)
     if (mode === 'table') return this.#tables()
+    if (mode === 'kernel') return this.#kernelRoutes()
     if (mode === 'beside') return this.#beside()
     if (mode === 'idle') return this.#idle()
     return this.#fanOut() && (mode === 'fanout' || this.#flaps())
@@ -170,6 +180,30 @@ class Run {
     const gone = this.#until(receivers.length)
     this.#report('withdraw', gone)
     return gone
+  }
+
+  #kernelRoutes(): boolean {
+    const { family, limitSeconds } = this.#order
+    const [sender] = this.#sessions.all as [Session]
+    const watch = new Watch(family)
+    let done = true
+    for (const [phase, bytes, target] of [
+      ['install', sender.stream!.announce, this.#table!.wanted.count],
+      ['remove', sender.stream!.withdraw, 0],
+    ] as const) {
+      this.#start()
+      const deadline = performance.now() + limitSeconds * 1000
+      this.#sessions.send(sender, bytes)
+      while (this.#sessions.sending && !this.#sessions.broken && performance.now() < deadline) this.#sessions.turn(10)
+      let count = watch.more()
+      while (count !== target && !this.#sessions.broken && performance.now() < deadline) {
+        this.#sessions.turn(0)
+        count = watch.more()
+      }
+      done &&= count === target
+      this.#report(phase, count === target, count === target ? undefined : `${count} routes of ${target}`)
+    }
+    return done
   }
 
   /** Why the run counts for nothing although all came: what came besides. */
@@ -326,6 +360,10 @@ class Run {
   #octets(): number {
     return this.#sessions.all.reduce((sum, { receivedOctets }) => sum + receivedOctets, 0)
   }
+}
+
+function loadOf(order: Order): TableOrder {
+  return order.mode === 'kernel' ? { ...order, hop: gateway(order.family).hop } : order
 }
 
 const nothing = new PrefixSet()

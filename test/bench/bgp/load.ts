@@ -35,6 +35,8 @@ export interface TableOrder {
   /** All senders announce the same prefixes, each with attributes of its own; else each its share. */
   readonly same: boolean
   readonly filters: boolean
+  /** Next hop of all routes; absent: the sender's own address. */
+  readonly hop?: string
 }
 
 const headerOctets = 19
@@ -108,6 +110,20 @@ export function tableLoad(order: TableOrder, senders: readonly Neighbor[]): Tabl
   return { streams, wanted, shortest }
 }
 
+/** The prefixes of a load, 17 octets each: the length and the address. */
+export function prefixRecords(order: TableOrder): Uint8Array {
+  const { bits, lengths } = somePrefixes(order)
+  const lead = order.family === 6 ? lead6 : []
+  const records = new Uint8Array(17 * bits.length)
+  const view = new DataView(records.buffer)
+  for (let i = 0; i < bits.length; i++) {
+    records[17 * i] = lengths[i]! + 8 * lead.length
+    records.set(lead, 17 * i + 1)
+    view.setUint32(17 * i + 1 + lead.length, bits[i]!)
+  }
+  return records
+}
+
 /** A pool, or attributes that one of the filters refuses. */
 function isFiltered(group: number, set: number): boolean {
   return group % 64 === 1 || set % 64 === 2 || set % 64 === 3
@@ -155,7 +171,7 @@ class SenderStream {
     this.#sets = sets
     this.#sender = sender
     this.#index = index
-    this.#hop = Ip.of(sender.address).bytes()
+    this.#hop = Ip.of(order.hop ?? sender.address).bytes()
   }
 
   encode(first: number, past: number, wanted: PrefixSet, shortest: Uint8Array): Stream {

@@ -28,6 +28,8 @@ export interface Scene {
   /** Import and export filters, alike for every daemon; see `terms`. */
   readonly filters: boolean
   readonly holdSeconds: number
+  /** Learned routes go into the kernel; their next hop is `gateway`. */
+  readonly kernel: boolean
 }
 
 /**
@@ -55,6 +57,11 @@ export function daemonAddress(family: Family): string {
   return family === 4 ? '10.0.0.1' : 'fd10::1'
 }
 
+/** A router on a link of the daemon, and the daemon's own address there: next hops that the kernel takes. */
+export function gateway(family: Family): { readonly hop: string; readonly own: string } {
+  return family === 4 ? { hop: '192.0.2.2', own: '192.0.2.1/24' } : { hop: 'fd20::2', own: 'fd20::1/64' }
+}
+
 /** The address of peer `index` in one of the three blocks: 1 senders and clients, 2 receivers, 3 silent sessions. */
 export function peerAddress(family: Family, block: number, index: number): string {
   const number = 1 + index
@@ -65,22 +72,22 @@ export function peerAddress(family: Family, block: number, index: number): strin
 export function tableScene(
   senders: number,
   receivers: number,
-  options: { family?: Family; filters?: boolean; silent?: number; holdSeconds?: number } = {},
+  options: { family?: Family; filters?: boolean; silent?: number; holdSeconds?: number; kernel?: boolean } = {},
 ): Scene {
-  const { family = 4, filters = false, silent = 0, holdSeconds = 180 } = options
+  const { family = 4, filters = false, silent = 0, holdSeconds = 180, kernel = false } = options
   const some = (count: number, name: string, block: number, as: (index: number) => number): Neighbor[] =>
     Array.from({ length: count }, (_, index) => ({
       name: `${name}${index}`,
       address: peerAddress(family, block, index),
       as: as(index),
-      silent: name === 'q',
+      silent: kernel || name === 'q',
     }))
   const neighbors = [
     ...some(senders, 's', 1, index => 64601 + index),
     ...some(receivers, 'r', 2, index => (receivers > 90 ? 4_200_000_000 : 64901) + index),
     ...some(silent, 'q', 3, () => silentAs),
   ]
-  return { family, neighbors, reflects: false, filters, holdSeconds }
+  return { family, neighbors, reflects: false, filters, holdSeconds, kernel }
 }
 
 export function reflectorScene(clients: number, options: { family?: Family; holdSeconds?: number } = {}): Scene {
@@ -91,5 +98,5 @@ export function reflectorScene(clients: number, options: { family?: Family; hold
     as: localAs,
     silent: false,
   }))
-  return { family, neighbors, reflects: true, filters: false, holdSeconds }
+  return { family, neighbors, reflects: true, filters: false, holdSeconds, kernel: false }
 }
