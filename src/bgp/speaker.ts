@@ -97,6 +97,8 @@ const mostUnfinished = 1024
 const refusalLogMs = 10_000
 /** Best-route changes handed over at once. */
 const updatesPerBatch = 1024
+/** Deciding waits no longer than this for those who are still speaking. */
+const gatheringMs = 30
 /** While more prefixes than this wait for a decision, no peer is read: TCP makes them wait. */
 const mostUndecided = 65_536
 /** An octet or two in each direction after the last NOTIFICATION. */
@@ -135,6 +137,8 @@ export class Speaker {
   #workSinceMs: number | undefined
   #draining: Timer | undefined
   #pumpFrom = 0
+  /** When the RIB was last given its slice. */
+  #decidedMs = 0
   #refusalLoggedMs = -refusalLogMs
 
   constructor(options: SpeakerOptions, deps: SpeakerDeps) {
@@ -453,11 +457,23 @@ export class Speaker {
   /** One slice: decide, tell the owner, fill the sockets. */
   #turn(): void {
     this.#work = undefined
-    const more = this.#rib.step(sliceMs)
+    const more = this.#readsOn() || this.#decide()
     const untold = this.#tell()
     if (!more && !untold) this.#workSinceMs = undefined
     const full = this.#pumpAll()
     if (more || untold || full) this.#workSoon()
+  }
+
+  #decide(): boolean {
+    const more = this.#rib.step(sliceMs)
+    this.#decidedMs = this.#deps.clock.now()
+    return more
+  }
+
+  /** While much comes in, deciding waits for a moment: what several peers say of a prefix is then decided and sent once. */
+  #readsOn(): boolean {
+    if (!this.#turns.busy || (this.#rib.backlog?.() ?? 0) > mostUndecided / 2) return false
+    return this.#deps.clock.now() - this.#decidedMs < gatheringMs
   }
 
   /** Tells the owner what changed, for at most one slice. True: there may be more. */

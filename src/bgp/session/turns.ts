@@ -24,6 +24,11 @@ export class Turns {
     this.#clock = clock
   }
 
+  /** Somebody has more to read than was read so far. */
+  get busy(): boolean {
+    return this.#line.length > 0
+  }
+
   /** When whoever asks must stop; undefined: not now, `wait`. */
   until(): number | undefined {
     const now = this.#clock.now()
