@@ -69,6 +69,8 @@ export class KernelRoutes {
   readonly #deps: FibDeps
   readonly #entries = new PrefixMap<Entry>()
   #dirty: Entry[] = []
+  /** Those in front have been taken: moving up a table's worth of others for each batch would cost more than writing it. */
+  #taken = 0
   #wanted = 0
   #refused = 0
   readonly #swept = new Set<Family>()
@@ -110,7 +112,7 @@ export class KernelRoutes {
       entry.wanted = wanted
       this.#soil(entry)
     }
-    if (this.#dirty.length > 0) void this.#pass.request()
+    if (this.#pending > 0) void this.#pass.request()
   }
 
   /** The family's routes are complete: what an earlier run left and nobody claims goes. */
@@ -119,7 +121,7 @@ export class KernelRoutes {
     // What was left is known from the start and from what the kernel told since: nothing is read back.
     for (const entry of this.#entries.values())
       if (entry.prefix.family === family && entry.actual && !entry.wanted) this.#soil(entry)
-    if (this.#dirty.length > 0) await this.#pass.request()
+    if (this.#pending > 0) await this.#pass.request()
   }
 
   /** Finishes what is under way. The routes stand. */
@@ -138,7 +140,7 @@ export class KernelRoutes {
         if (why !== undefined) refused.push({ prefix: prefix.key, why })
         if (refused.length === mostShown) break
       }
-    return { wanted: this.#wanted, pending: this.#dirty.length, refused }
+    return { wanted: this.#wanted, pending: this.#pending, refused }
   }
 
   /** How the kernel's routes to these prefixes stand, from what was last read and written. */
@@ -176,6 +178,21 @@ export class KernelRoutes {
     this.#dirty.push(entry)
   }
 
+  get #pending(): number {
+    return this.#dirty.length - this.#taken
+  }
+
+  #takeDirty(): readonly Entry[] {
+    const batch = this.#dirty.slice(this.#taken, this.#taken + batchSize)
+    this.#taken += batch.length
+    // Let go of when they are the larger part: each entry is moved at most once for every one that was taken.
+    if (this.#taken * 2 >= this.#dirty.length) {
+      this.#dirty = this.#dirty.slice(this.#taken)
+      this.#taken = 0
+    }
+    return batch
+  }
+
   #blame(entry: Entry, why: string | undefined): void {
     this.#refused += Number(why !== undefined) - Number(entry.why !== undefined)
     entry.why = why
@@ -191,10 +208,10 @@ export class KernelRoutes {
   async #flush(): Promise<void> {
     const { kernel, log } = this.#deps
     const again: Entry[] = []
-    while (this.#dirty.length > 0 && !this.#stopped) {
+    while (this.#pending > 0 && !this.#stopped) {
       const entries: Entry[] = []
       const batch: RouteChange[] = []
-      for (const entry of this.#dirty.splice(0, batchSize)) {
+      for (const entry of this.#takeDirty()) {
         entry.dirty = false
         const change = this.#changeFor(entry)
         if (!change) continue
@@ -214,8 +231,7 @@ export class KernelRoutes {
       }
     }
     for (const entry of again) this.#soil(entry)
-    if (this.#dirty.length > 0 && !this.#stopped)
-      this.#retry ??= this.#deps.clock.after(retryMs, () => this.#tryAgain())
+    if (this.#pending > 0 && !this.#stopped) this.#retry ??= this.#deps.clock.after(retryMs, () => this.#tryAgain())
   }
 
   #tryAgain(): void {
@@ -308,7 +324,7 @@ export class KernelRoutes {
       this.#deps.log.error('the kernel does not tell its routes', { message: reasonOf(error) })
       this.#readBackSoon(retryMs)
     }
-    if (this.#dirty.length > 0) await this.#pass.request()
+    if (this.#pending > 0) await this.#pass.request()
   }
 
   #kernelChanged(change: KernelChange): void {
