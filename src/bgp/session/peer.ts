@@ -17,18 +17,7 @@
  */
 
 import type { Family, Ip } from '../../lib/ip.ts'
-import type {
-  BfdState,
-  Clock,
-  Conn,
-  ConnEvents,
-  DialOptions,
-  Endpoint,
-  Log,
-  Random,
-  Timer,
-  Transport,
-} from '../../lib/ports.ts'
+import type { BfdState, Clock, Conn, ConnEvents, Log, Random, Timer, Transport } from '../../lib/ports.ts'
 import type { PeerConfig, Receipt, RibPeer, RibPort, SpeakerConfig } from '../types.ts'
 import type { Refresh } from '../wire/message.ts'
 import { encodeRefresh, messageType } from '../wire/message.ts'
@@ -45,15 +34,16 @@ import {
 } from '../wire/notification.ts'
 import type { Open } from '../wire/open.ts'
 import { encodeOpen } from '../wire/open.ts'
+import { dialTo, minTtlOf, setupOf } from './attempt.ts'
 import type { Ending } from './backoff.ts'
 import { Backoff } from './backoff.ts'
 import type { Cause, Circumstances } from './cause.ts'
 import { causeOf, describeDown, dialFailed, waitsForPeer } from './cause.ts'
-import { hasLeft, peersChoice, resolveCollision } from './collision.ts'
+import { hasLeft, resolveCollision } from './collision.ts'
 import type { ConnectionOwner } from './connection.ts'
 import { Connection } from './connection.ts'
 import type { Dialling } from './dialling.ts'
-import type { DownReason, Setup, StateName } from './fsm.ts'
+import type { DownReason, StateName } from './fsm.ts'
 import { Intake } from './intake.ts'
 import type { Abilities, RestartOffer, Session } from './negotiate.ts'
 import { judge, offer, ourDialSurvives } from './negotiate.ts'
@@ -62,6 +52,7 @@ import { changeClass, ribPeer, sameValue } from './peer-config.ts'
 import { PeerRecord } from './record.ts'
 import { Refreshing } from './refreshing.ts'
 import { keepsRoutes, StaleRoutes } from './restart.ts'
+import { collisionWaitMs, Standoff } from './standoff.ts'
 import { Terms } from './terms.ts'
 import type { Turns } from './turns.ts'
 
@@ -98,22 +89,9 @@ export interface PeerHost {
   writable(peer: Peer): void
 }
 
-/** How long an OPEN waits for the rightful winner of a collision to show its own. */
-const collisionWaitMs = 2000
-const openWaitMs = 240_000
-/** Whoever dialled us and says nothing does not get four minutes. */
-const acceptedOpenWaitMs = 30_000
 /** Both sides dial, the lower identifier a little later. */
 const firstDialSpreadMs = 250
 const deconfiguredHoldMs = 30_000
-/** A connection whose OPEN waits for the outcome of a collision. */
-interface Waiting {
-  readonly connection: Connection
-  readonly session: Session
-  readonly timer: Timer
-  /** The one that stands still with it, until the peer has chosen. */
-  readonly other?: Connection
-}
 
 export class Peer implements ConnectionOwner {
   readonly slot: number
@@ -129,9 +107,9 @@ export class Peer implements ConnectionOwner {
   #current: Connection | undefined
   #session: Session | undefined
   #ribPeer: RibPeer | undefined
-  #waiting: Waiting | undefined
   readonly #backoff: Backoff
   readonly #gate: PathGate
+  readonly #standoff: Standoff
   #establishedAtMs = 0
   readonly #terms = new Terms()
   #paced: Timer | undefined
@@ -150,6 +128,7 @@ export class Peer implements ConnectionOwner {
     this.record = new PeerRecord(ports.clock)
     this.#backoff = new Backoff(ports)
     this.#gate = new PathGate(ports.clock, config.bfd, () => this.#gateMoved())
+    this.#standoff = new Standoff(ports.clock, connection => this.#rivalOf(connection))
     const deps = {
       clock: ports.clock,
       rib: ports.rib,
@@ -239,7 +218,7 @@ export class Peer implements ConnectionOwner {
     this.#running = false
     this.#backoff.cancel()
     this.#gate.stop()
-    this.#dropWaiting()
+    this.#standoff.drop()
     const event = why ? ({ kind: 'stop', why: this.#wrapped(why) } as const) : ({ kind: 'abandon' } as const)
     for (const connection of [this.#current, this.#accepted, this.#dialled]) connection?.dispatch(event)
   }
@@ -252,7 +231,7 @@ export class Peer implements ConnectionOwner {
     this.#running = false
     this.#lingerUntilMs = untilMs
     this.#backoff.cancel()
-    this.#dropWaiting()
+    this.#standoff.drop()
     this.#accepted?.dispatch({ kind: 'abandon' })
     this.#dialled.dispatch({ kind: 'abandon' })
   }
@@ -284,7 +263,7 @@ export class Peer implements ConnectionOwner {
       if (this.#backoff.nextAtMs === undefined && this.#dialled.state === 'idle') this.#startAfter(0, 'idle-hold')
       return
     }
-    this.#dropWaiting()
+    this.#standoff.drop()
     const why = notification(code.cease, cease.bfdDown)
     for (const attempt of [this.#accepted, this.#dialled])
       if (attempt && attempt.state !== 'idle')
@@ -294,7 +273,7 @@ export class Peer implements ConnectionOwner {
 
   /** Ends the session and begins anew at once. */
   reset(why: Notification): void {
-    this.#dropWaiting()
+    this.#standoff.drop()
     for (const connection of [this.#current, this.#accepted, this.#dialled])
       if (connection && connection.state !== 'idle') connection.dispatch({ kind: 'cease', why })
     if (!this.#running) return
@@ -316,7 +295,7 @@ export class Peer implements ConnectionOwner {
       return cost
     }
     this.#config = desired
-    this.#dialled.reconfigure(this.#setup(false))
+    this.#dialled.reconfigure(setupOf(this.#config, false))
     this.#gate.configure(desired.bfd)
     if (cost === 'reset') {
       this.#terms.forget()
@@ -364,7 +343,7 @@ export class Peer implements ConnectionOwner {
     // A peer that dials again has given up on its earlier attempt.
     this.#accepted?.dispatch({ kind: 'abandon' })
     this.#accepted = this.#connection(true)
-    const minTtl = this.#minTtl()
+    const minTtl = minTtlOf(this.#config)
     return { events: this.#accepted.takeOver(conn), ...(minTtl !== undefined && { minTtl }) }
   }
 
@@ -420,18 +399,8 @@ export class Peer implements ConnectionOwner {
     return encodeOpen(this.#ourOpen())
   }
 
-  dialTo(): { to: Endpoint; options: DialOptions } {
-    const { address, port, zone, source, password } = this.#config
-    const minTtl = this.#minTtl()
-    return {
-      to: { ip: address, port, ...(zone !== undefined && { zone }) },
-      options: {
-        ...(source && { source }),
-        ...(password !== undefined && { md5: password }),
-        ...(minTtl !== undefined && { ttl: 255, minTtl }),
-        timeoutMs: this.#config.connectRetrySeconds * 1000,
-      },
-    }
+  dialTo(): ReturnType<typeof dialTo> {
+    return dialTo(this.#config)
   }
 
   openReceived(connection: Connection, open: Open): void {
@@ -461,7 +430,7 @@ export class Peer implements ConnectionOwner {
   up(connection: Connection, session: Session): void {
     const now = this.#ports.clock.now()
     this.#backoff.cancel()
-    this.#dropWaiting()
+    this.#standoff.drop()
     this.#current = connection
     const losers = [this.#accepted, this.#dialled].filter(other => other && other !== connection)
     this.#accepted = undefined
@@ -489,9 +458,9 @@ export class Peer implements ConnectionOwner {
     this.#blame(connection, from, why)
     if (why.kind === 'received') this.#terms.learn(why.received, this.#config)
     if (connection === this.#accepted) this.#accepted = undefined
-    if (this.#waiting?.connection === connection) this.#dropWaiting()
+    if (this.#standoff.isOf(connection)) this.#standoff.drop()
     // Whoever waited for this one to win need not wait any more.
-    else if (this.#waiting) this.#stopWaiting()
+    else if (this.#standoff.active) this.#standoff.settle()
     if (connection === this.#dialled && connection.state === 'idle')
       this.#retryLater(!counted ? 'innocent' : from === 'connect' ? 'absent' : 'failed')
     else if (connection.accepted && counted) this.#backoff.failed()
@@ -540,12 +509,16 @@ export class Peer implements ConnectionOwner {
 
   // ------------------------------------------------------------------------------------------------------ collision
 
+  #rivalOf(candidate: Connection): Connection | undefined {
+    return candidate === this.#dialled ? this.#accepted : this.#dialled
+  }
+
   /** An acceptable OPEN on a candidate: is there a better one? */
   #resolve(candidate: Connection, open: Open, session: Session): void {
     // The peer has given it up since: what it says next ends it, and it is no rival to anything.
     if (hasLeft(candidate.unread)) return
     const current = this.#current
-    const other = candidate === this.#dialled ? this.#accepted : this.#dialled
+    const other = this.#rivalOf(candidate)
     const own = { identifier: this.#host.config().routerId.uint32, as: this.#tried.localAs }
     const resolution = resolveCollision({
       candidate: {
@@ -566,7 +539,7 @@ export class Peer implements ConnectionOwner {
     switch (resolution) {
       case 'proceed':
       case 'win':
-        if (this.#waiting?.connection === other) this.#dropWaiting()
+        if (this.#standoff.isOf(other)) this.#standoff.drop()
         if (other && other.state !== 'idle') other.dispatch({ kind: 'collision' })
         candidate.agree(session)
         break
@@ -575,14 +548,11 @@ export class Peer implements ConnectionOwner {
         current?.probe()
         candidate.dispatch({ kind: 'collision' })
         break
-      case 'wait': {
-        candidate.hold()
-        const timer = this.#ports.clock.after(collisionWaitMs, () => this.#stopWaiting())
-        this.#waiting = { connection: candidate, session, timer }
+      case 'wait':
+        this.#standoff.awaitRival(candidate, session)
         break
-      }
       case 'defer':
-        if (other) this.#awaitChoice(candidate, session, other)
+        if (other) this.#standoff.awaitChoice(candidate, session, other)
         break
       case 'supersede':
         current?.dispatch({ kind: 'abandon' })
@@ -590,40 +560,6 @@ export class Peer implements ConnectionOwner {
         candidate.agree(session)
         break
     }
-  }
-
-  /** Neither goes on until the peer shows which one it keeps. */
-  #awaitChoice(better: Connection, session: Session, other: Connection): void {
-    const look = (): void => {
-      const choice = peersChoice(better.unread, other.unread)
-      if (choice === 'better') this.#stopWaiting()
-      else if (choice === 'other') this.#dropWaiting()
-    }
-    better.hold(look)
-    other.hold(look)
-    const timer = this.#ports.clock.after(collisionWaitMs, () => this.#stopWaiting())
-    this.#waiting = { connection: better, session, timer, other }
-  }
-
-  /** The winner did not come, or the peer has chosen: the one that waited goes on. */
-  #stopWaiting(): void {
-    const waiting = this.#waiting
-    waiting?.timer.cancel()
-    this.#waiting = undefined
-    if (!waiting || waiting.connection.state !== 'open-sent') return
-    const other = waiting.connection === this.#dialled ? this.#accepted : this.#dialled
-    if (other && other.state !== 'idle') other.dispatch({ kind: hasLeft(other.unread) ? 'abandon' : 'collision' })
-    waiting.connection.agree(waiting.session)
-  }
-
-  /** The one that waited is not to go on; what it had received goes its way, and so does whoever stood still with it. */
-  #dropWaiting(): void {
-    const waiting = this.#waiting
-    waiting?.timer.cancel()
-    this.#waiting = undefined
-    if (!waiting?.other) return
-    waiting.connection.release()
-    waiting.other.release()
   }
 
   // ------------------------------------------------------------------------------------------------------- endings
@@ -744,24 +680,9 @@ export class Peer implements ConnectionOwner {
     return this.#terms.of(this.#config, this.#host.config().localAs)
   }
 
-  /** RFC 5082 §3: what comes from within so many hops arrives with at least this. */
-  #minTtl(): number | undefined {
-    return this.#config.ttlSecurity === undefined ? undefined : 256 - this.#config.ttlSecurity
-  }
-
-  #setup(accepted: boolean): Setup {
-    return {
-      accepted,
-      passive: this.#config.passive,
-      connectRetryMs: this.#config.connectRetrySeconds * 1000,
-      delayOpenMs: (this.#config.delayOpenSeconds ?? 0) * 1000,
-      openWaitMs: accepted ? acceptedOpenWaitMs : openWaitMs,
-    }
-  }
-
   #connection(accepted: boolean): Connection {
     const { clock, transport, random, turns } = this.#ports
-    return new Connection(this.#setup(accepted), this, { clock, transport, random, turns })
+    return new Connection(setupOf(this.#config, accepted), this, { clock, transport, random, turns })
   }
 
   /** Our end of the session. */
