@@ -204,6 +204,7 @@ export class Connection {
     this.#held = false
     this.#watcher = undefined
     if (this.#framer.backlog > 0 || this.#finished) this.#continue()
+    else this.#line?.conn?.resume()
   }
 
   /** KEEPALIVE now, to learn from the answer (a RST) that the peer has forgotten this connection. */
@@ -476,9 +477,15 @@ export class Connection {
 
   #receive(chunk: Uint8Array): void {
     this.#framer.push(chunk)
-    if (this.#held && (!this.#watcher || this.#framer.backlog > heldOctets)) this.#line?.conn?.pause()
-    if (this.#held) this.#watcher?.()
-    else if (!this.#resuming) this.#work()
+    if (this.#held) {
+      if (!this.#watches) this.#line?.conn?.pause()
+      this.#watcher?.()
+    } else if (!this.#resuming) this.#work()
+  }
+
+  /** Held, but somebody looks at what comes, up to a bound. */
+  get #watches(): boolean {
+    return this.#watcher !== undefined && this.#framer.backlog <= heldOctets
   }
 
   #continue(ms = 0): void {
@@ -520,13 +527,14 @@ export class Connection {
       spent = clock.now() >= until || before - framer.backlog >= sliceOctets
     }
     if (this.#heard) this.#tellHeard()
-    if (spent && this.#line === line) {
+    if (this.#line !== line) return
+    if (this.#held) {
+      // It may have stood in line, with its socket paused.
+      if (this.#watches) line?.conn?.resume()
+    } else if (spent) {
       this.#getInLine()
       this.#owner.sliceDone(this, news)
-      return
-    }
-    if (this.#line !== line || this.#held) return
-    if (framer.error) this.dispatch({ kind: 'bad-header', error: framer.error })
+    } else if (framer.error) this.dispatch({ kind: 'bad-header', error: framer.error })
     else if (this.#finished) this.dispatch({ kind: 'tcp-failed', ...this.#finished })
     else {
       line?.conn?.resume()

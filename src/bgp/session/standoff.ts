@@ -61,6 +61,8 @@ export class Standoff {
     better.hold(look)
     other.hold(look)
     this.#standing = { connection: better, session, timer: this.#patience(), other }
+    // It may have shown already, in what is not read yet.
+    look()
   }
 
   /** The rival did not come, or the peer has chosen: the one that waited goes on. */
