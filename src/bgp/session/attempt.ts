@@ -4,7 +4,7 @@ import type { DialOptions, Endpoint } from '../../lib/ports.ts'
 import type { PeerConfig } from '../types.ts'
 import type { Setup } from './fsm.ts'
 
-/** RFC 4271 §8.2.2 suggests four minutes for the hold timer before an OPEN has come. */
+/** Four minutes, as the state machine suggests for the time before an OPEN has come (RFC 4271 §8). */
 const openWaitMs = 240_000
 /** Whoever dialled us and says nothing does not get so long. */
 const acceptedOpenWaitMs = 30_000
